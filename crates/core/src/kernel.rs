@@ -1,0 +1,102 @@
+//! Fused `f32` forms of a rule over a whole sequence, and how one of them is chosen.
+
+use crate::rule::Dims;
+use aligned_vec::{AVec, ConstAlign};
+
+/// One head's inputs for a run of tokens: each input is `[tokens, width]`, row-major, in the rule's order.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence<'a, F> {
+    /// Number of tokens.
+    pub tokens: usize,
+    /// Tokens that the state took before the first of these.
+    pub pos: u64,
+    /// The inputs, in the order of [`crate::MemoryRule::inputs`].
+    pub inputs: &'a [&'a [F]],
+}
+
+/// A fused forward/backward pair for rule `R` over one head's sequence.
+///
+/// **Invariant:** a kernel computes the function of the reference; where it does not, it is wrong.
+pub struct Kernel<R: 'static> {
+    /// Name in the bench table and in `kernel = "..."`.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// True if every token's result has the same bits wherever the sequence is cut. Inference uses only these.
+    pub canonical: bool,
+    /// Whether it can run this rule at this size on this machine.
+    pub is_available: fn(&R, Dims) -> bool,
+    /// Runs the sequence: `state` goes from its start to its end, `y: [tokens, dv]` is overwritten.
+    pub forward: fn(&R, Dims, Sequence<'_, f32>, &mut [f32], &mut [f32], &mut Scratch),
+    /// Transpose of `forward`.
+    pub backward: fn(&R, Dims, Sequence<'_, f32>, Cotangents<'_>, &mut Scratch),
+}
+
+impl<R> Clone for Kernel<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<R> Copy for Kernel<R> {}
+
+/// What a kernel's backward pass takes and gives, besides the inputs.
+pub struct Cotangents<'a> {
+    /// The state at the start of the sequence.
+    pub start: &'a [f32],
+    /// Gradient of the reads, `[tokens, dv]`.
+    pub dy: &'a [f32],
+    /// Gradients of the inputs, shaped like them; **added into**.
+    pub dinputs: &'a mut [&'a mut [f32]],
+    /// In: gradient of the state at the end. Out: of the state at the start.
+    pub dstate: &'a mut [f32],
+}
+
+/// Which kernel a scan runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum KernelChoice<'a> {
+    /// The fastest measured one for the shape.
+    #[default]
+    Auto,
+    /// The one whose bits do not depend on cuts: inference.
+    Canonical,
+    /// The slow reference.
+    Reference,
+    /// One by name.
+    Named(&'a str),
+}
+
+/// Memory that kernels reuse from call to call, so that nothing is allocated in a hot loop. 64-byte aligned.
+#[derive(Debug)]
+pub struct Scratch {
+    data: AVec<f32, ConstAlign<64>>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Scratch {
+    /// An empty scratch; it grows on first use.
+    pub fn new() -> Self {
+        Self { data: AVec::new(64) }
+    }
+
+    /// `N` disjoint buffers of the given lengths, each 64-byte aligned. Contents are whatever was there.
+    pub fn take<const N: usize>(&mut self, lens: [usize; N]) -> [&mut [f32]; N] {
+        let padded = lens.map(|n| n.next_multiple_of(16));
+        let total: usize = padded.iter().sum();
+        if self.data.len() < total {
+            self.data.resize(total, 0.0);
+        }
+        let mut rest: &mut [f32] = &mut self.data;
+        let mut i = 0;
+        padded.map(|n| {
+            let (head, tail) = std::mem::take(&mut rest).split_at_mut(n);
+            rest = tail;
+            i += 1;
+            &mut head[..lens[i - 1]]
+        })
+    }
+}

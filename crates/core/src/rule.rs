@@ -1,0 +1,279 @@
+//! What a memory rule is: one file with an equation, a reference and its exact transpose.
+//!
+//! A rule turns a stream of tokens into reads of a memory that it writes as it goes. A token brings named
+//! inputs (`k`, `v`, `q`, gates, and whatever else the rule lists in [`MemoryRule::inputs`]); the state is a
+//! list of named tensors. Two halves make a step: [`MemoryRule::write`] changes the state,
+//! [`MemoryRule::read`] only looks. Access rights (a frozen block, a level that is not due) are expressed by
+//! calling one half alone, so no rule knows about them.
+//!
+//! **Invariant:** inputs are final values. Projections, convolutions, activations and scalings of a gate
+//! happen in the mixer, as the input's [`Activation`] says, never in the rule.
+
+use crate::error::Result;
+use crate::kernel::Kernel;
+use crate::scalar::Scalar;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+
+/// Sizes of one head of a memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Dims {
+    /// Width of keys and queries.
+    pub dk: usize,
+    /// Width of values and reads.
+    pub dv: usize,
+}
+
+impl Dims {
+    /// Keys of width `dk`, values of width `dv`.
+    pub fn new(dk: usize, dv: usize) -> Self {
+        Self { dk, dv }
+    }
+}
+
+/// How many values of an input one token of one head brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// A scalar per head: the usual gate.
+    One,
+    /// As wide as a key.
+    Key,
+    /// As wide as a value.
+    Value,
+    /// A number that the rule's configuration fixes: a window of gates, a latent target.
+    Fixed(usize),
+}
+
+impl Width {
+    /// The number of values for a head of size `d`.
+    pub fn of(self, d: Dims) -> usize {
+        match self {
+            Width::One => 1,
+            Width::Key => d.dk,
+            Width::Value => d.dv,
+            Width::Fixed(n) => n,
+        }
+    }
+}
+
+/// How a mixer makes an input from the block's input `x`, so that the rule is stable by construction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    /// Projection, short convolution, SiLU, then unit length: keys and queries.
+    Unit,
+    /// Projection, short convolution, SiLU: values.
+    Silu,
+    /// `max * sigmoid(x w + bias)`, times `1 - g` where `damped_by` names another gate `g`.
+    Sigmoid {
+        /// Upper end of the range.
+        max: f64,
+        /// Initial bias; the weights start small, so this is the gate's value at the start.
+        bias: f64,
+        /// The gate whose complement scales this one: a rate under momentum.
+        damped_by: Option<&'static str>,
+    },
+}
+
+/// One input of a rule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Input {
+    /// Name in configs, Python and documents: a word, or `k`, `v`, `q`.
+    pub name: &'static str,
+    /// Values per token and head.
+    pub width: Width,
+    /// How it is made from the block's input.
+    pub activation: Activation,
+    /// What it means, in one line.
+    pub about: &'static str,
+}
+
+/// The inputs and gates that most rules share, with the defaults of docs/notation.md.
+pub mod input {
+    use super::{Activation, Input, Width};
+
+    /// The key under which the token writes: unit length, `[dk]`.
+    pub const K: Input =
+        Input { name: "k", width: Width::Key, activation: Activation::Unit, about: "key to write under" };
+    /// The value to be written, `[dv]`.
+    pub const V: Input =
+        Input { name: "v", width: Width::Value, activation: Activation::Silu, about: "value to write" };
+    /// The query to read with: unit length, `[dk]`.
+    pub const Q: Input =
+        Input { name: "q", width: Width::Key, activation: Activation::Unit, about: "query to read with" };
+    /// The fraction of the memory that is kept, in [0, 1]; 0.982 at the start.
+    pub const RETAIN: Input = Input {
+        name: "retain",
+        width: Width::One,
+        activation: Activation::Sigmoid { max: 1.0, bias: 4.0, damped_by: None },
+        about: "fraction of the memory kept this token",
+    };
+    /// The inner step size of a matrix memory, in (0, 1).
+    pub const RATE: Input = Input {
+        name: "rate",
+        width: Width::One,
+        activation: Activation::Sigmoid { max: 1.0, bias: 0.0, damped_by: None },
+        about: "inner step size",
+    };
+    /// The decay of the inner momentum, in [0, 1); 0.731 at the start.
+    pub const MOMENTUM: Input = Input {
+        name: "momentum",
+        width: Width::One,
+        activation: Activation::Sigmoid { max: 1.0, bias: 1.0, damped_by: None },
+        about: "decay of the inner momentum",
+    };
+    /// [`RATE`] for rules with momentum: scaled by `1 - momentum`, so that a long run of equal steps stays bounded.
+    pub const DAMPED_RATE: Input =
+        Input { activation: Activation::Sigmoid { max: 1.0, bias: 0.0, damped_by: Some("momentum") }, ..RATE };
+}
+
+/// One named tensor of a rule's state. All of them lie one after the other in one flat buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateTensor {
+    /// Name in state files, diffs and Python: `W`, `S`.
+    pub name: &'static str,
+    /// Shape of one head's tensor, slowest axis first, row-major.
+    pub shape: Vec<usize>,
+}
+
+impl StateTensor {
+    /// A matrix `[rows, cols]`.
+    pub fn matrix(name: &'static str, rows: usize, cols: usize) -> Self {
+        Self { name, shape: vec![rows, cols] }
+    }
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// True if the tensor holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Whether a rule has a form that takes many tokens at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkForm {
+    /// The chunk length is a speed setting: the same function for every length.
+    Exact,
+    /// Gradients are taken at the chunk start: the length is part of the model.
+    Frozen,
+    /// Token by token only.
+    Sequential,
+}
+
+/// What the tables of documentation say of a rule. Equations use the letters of docs/notation.md.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// The recurrence, on one line.
+    pub equation: &'static str,
+    /// Where it comes from: `[Key vN eq.M]`, keys in docs/papers.toml.
+    pub source: &'static str,
+    /// Knob 1: the shape of the memory.
+    pub structure: &'static str,
+    /// Knob 2: the inner loss.
+    pub bias: &'static str,
+    /// Knob 3: how the past is kept.
+    pub retention: &'static str,
+    /// Knob 4: the inner optimizer.
+    pub algorithm: &'static str,
+    /// Which chunk form it has.
+    pub chunk: ChunkForm,
+}
+
+/// A memory rule: the reference of its mathematics, generic over the number type.
+///
+/// `x` holds one token's inputs in the order of [`MemoryRule::inputs`], each as wide as it says; `dx` their
+/// gradients, which are **added into**. `state` is one head's flat buffer, laid out as [`MemoryRule::state`]
+/// lists it. `pos` counts the tokens that this state has taken since it was made or reset: rules with chunk
+/// semantics derive their phase from it.
+///
+/// References are slow and obvious; they are law. Change one only together with its golden file.
+pub trait MemoryRule:
+    Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// Name in configs, files and documents.
+    const NAME: &'static str;
+    /// Fused `f32` forward/backward pairs over whole sequences; each must equal the reference.
+    const KERNELS: &'static [Kernel<Self>] = &[];
+
+    /// What documentation says of it.
+    fn about(&self) -> About;
+    /// What a token brings, in the order in which every function takes it.
+    fn inputs(&self) -> Vec<Input>;
+    /// The tensors of one head's state, in the order in which they lie in memory.
+    fn state(&self, d: Dims) -> Vec<StateTensor>;
+    /// Floating-point operations of one token of one head, forward, a multiply-add counted as two:
+    /// the closed formula behind every share of peak. A backward pass counts twice this.
+    fn flops(&self, d: Dims) -> f64;
+    /// Refuses configurations and sizes that do not exist, with the reason.
+    fn check(&self, _d: Dims) -> Result<()> {
+        Ok(())
+    }
+
+    /// Writes one token into the memory: state_{t-1} becomes state_t.
+    fn write<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F]);
+    /// Transpose of [`MemoryRule::write`]; `prev` is state_{t-1}.
+    /// In: `dstate` = dL/dstate_t. Out: dL/dstate_{t-1}.
+    fn write_backward<F: Scalar>(
+        &self,
+        d: Dims,
+        pos: u64,
+        x: &[&[F]],
+        prev: &[F],
+        dx: &mut [&mut [F]],
+        dstate: &mut [F],
+    );
+    /// Reads the memory for one token, `y: [dv]`, overwritten; the state does not change.
+    fn read<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &[F], y: &mut [F]);
+    /// Transpose of [`MemoryRule::read`]; adds into `dx` and into `dstate`.
+    fn read_backward<F: Scalar>(
+        &self,
+        d: Dims,
+        pos: u64,
+        x: &[&[F]],
+        state: &[F],
+        dy: &[F],
+        dx: &mut [&mut [F]],
+        dstate: &mut [F],
+    );
+
+    /// One token: write, then read what was written (`post`).
+    fn step<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F], y: &mut [F]) {
+        self.write(d, pos, x, state);
+        self.read(d, pos, x, state, y);
+    }
+    /// Transpose of [`MemoryRule::step`]; `prev` is state_{t-1}, `dy` the gradient of the read.
+    /// In: `dstate` = dL/dstate_t. Out: dL/dstate_{t-1}.
+    fn step_backward<F: Scalar>(
+        &self,
+        d: Dims,
+        pos: u64,
+        x: &[&[F]],
+        prev: &[F],
+        dy: &[F],
+        dx: &mut [&mut [F]],
+        dstate: &mut [F],
+    ) {
+        let mut post = prev.to_vec();
+        self.write(d, pos, x, &mut post);
+        self.read_backward(d, pos, x, &post, dy, dx, dstate);
+        self.write_backward(d, pos, x, prev, dx, dstate);
+    }
+}
+
+/// Names a token's inputs: `let [k, v, q, rate] = named(x);`.
+///
+/// # Panics
+/// If the token does not bring exactly `N` inputs, which the checked entry points rule out.
+pub fn named<'a, F, const N: usize>(x: &[&'a [F]]) -> [&'a [F]; N] {
+    x.try_into().expect("a token brings the inputs that its rule lists")
+}
+
+/// Names the gradients of a token's inputs, like [`named`].
+///
+/// # Panics
+/// If there are not exactly `N` of them.
+pub fn named_mut<'a, 'b, F, const N: usize>(dx: &'a mut [&'b mut [F]]) -> &'a mut [&'b mut [F]; N] {
+    dx.try_into().expect("a token brings the inputs that its rule lists")
+}

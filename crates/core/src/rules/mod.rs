@@ -1,0 +1,256 @@
+//! The registry: every memory rule is one file here and one line in `rules!`.
+//!
+//! From that line a rule gets its config name, its dispatch, its conformance and golden tests, its bench row,
+//! its row in `hecate rules` and its Python name.
+
+pub(crate) mod matrix;
+
+use crate::error::{Error, Result};
+use crate::kernel::{Cotangents, Kernel, KernelChoice, Scratch, Sequence};
+use crate::rule::{About, Dims, Input, MemoryRule, StateTensor};
+use crate::scalar::Scalar;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
+
+/// Something to be done with a rule of a statically known type: how tests and tables walk the registry.
+pub trait RuleVisitor {
+    /// What it gives.
+    type Out;
+    /// Called with the rule.
+    fn visit<R: MemoryRule>(self, rule: &R) -> Self::Out;
+}
+
+macro_rules! rules {
+    ($($module:ident::$Rule:ident),* $(,)?) => {
+        $(mod $module; pub use $module::$Rule;)*
+
+        /// Any registered rule, with its configuration. In a config file: a name, or a table with `name`.
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        #[serde(tag = "name", rename_all = "snake_case")]
+        pub enum AnyRule {
+            $(#[doc = concat!("See [`", stringify!($Rule), "`].")] $Rule($Rule)),*
+        }
+
+        /// The table form of [`AnyRule`].
+        #[derive(Deserialize)]
+        #[serde(tag = "name", rename_all = "snake_case")]
+        enum Table { $($Rule($Rule)),* }
+
+        impl From<Table> for AnyRule {
+            fn from(t: Table) -> Self {
+                match t { $(Table::$Rule(r) => AnyRule::$Rule(r)),* }
+            }
+        }
+
+        $(impl From<$Rule> for AnyRule {
+            fn from(r: $Rule) -> Self { AnyRule::$Rule(r) }
+        })*
+
+        impl AnyRule {
+            /// Names of all rules, in the order of the registry.
+            pub const NAMES: &'static [&'static str] = &[$($Rule::NAME),*];
+
+            /// Every rule at its default configuration.
+            pub fn all() -> Vec<AnyRule> {
+                vec![$(AnyRule::$Rule($Rule::default())),*]
+            }
+            /// Calls `visitor` with the rule's own type.
+            pub fn visit<V: RuleVisitor>(&self, visitor: V) -> V::Out {
+                match self { $(AnyRule::$Rule(r) => visitor.visit(r)),* }
+            }
+            /// See [`MemoryRule::NAME`].
+            pub fn name(&self) -> &'static str {
+                match self { $(AnyRule::$Rule(_) => $Rule::NAME),* }
+            }
+            /// See [`MemoryRule::about`].
+            pub fn about(&self) -> About {
+                match self { $(AnyRule::$Rule(r) => r.about()),* }
+            }
+            /// See [`MemoryRule::inputs`].
+            pub fn inputs(&self) -> Vec<Input> {
+                match self { $(AnyRule::$Rule(r) => r.inputs()),* }
+            }
+            /// See [`MemoryRule::state`].
+            pub fn state(&self, d: Dims) -> Vec<StateTensor> {
+                match self { $(AnyRule::$Rule(r) => r.state(d)),* }
+            }
+            /// See [`MemoryRule::flops`].
+            pub fn flops(&self, d: Dims) -> f64 {
+                match self { $(AnyRule::$Rule(r) => r.flops(d)),* }
+            }
+            /// See [`MemoryRule::check`].
+            ///
+            /// # Errors
+            /// [`Error::Invalid`] with the reason.
+            pub fn check(&self, d: Dims) -> Result<()> {
+                match self { $(AnyRule::$Rule(r) => r.check(d)),* }
+            }
+            /// See [`MemoryRule::read`].
+            pub fn read<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &[F], y: &mut [F]) {
+                match self { $(AnyRule::$Rule(r) => r.read(d, pos, x, state, y)),* }
+            }
+            /// See [`MemoryRule::step`].
+            pub fn step<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F], y: &mut [F]) {
+                match self { $(AnyRule::$Rule(r) => r.step(d, pos, x, state, y)),* }
+            }
+            /// See [`MemoryRule::step_backward`].
+            pub fn step_backward<F: Scalar>(
+                &self, d: Dims, pos: u64, x: &[&[F]], prev: &[F], dy: &[F], dx: &mut [&mut [F]], dstate: &mut [F],
+            ) {
+                match self { $(AnyRule::$Rule(r) => r.step_backward(d, pos, x, prev, dy, dx, dstate)),* }
+            }
+            /// Its kernels, and whether each can run here at this size.
+            pub fn kernels(&self, d: Dims) -> Vec<KernelInfo> {
+                match self { $(AnyRule::$Rule(r) => kernel_infos(r, d)),* }
+            }
+            /// Picks a kernel for sequences of about `tokens` tokens; `None` is the reference.
+            ///
+            /// # Errors
+            /// [`Error::Kernel`] for a named kernel that does not exist or cannot run here.
+            pub fn choose(&self, d: Dims, tokens: usize, choice: KernelChoice<'_>) -> Result<Option<usize>> {
+                match self { $(AnyRule::$Rule(r) => choose(r, d, tokens, choice)),* }
+            }
+            /// Runs one head's sequence with the kernel of that index.
+            pub(crate) fn kernel_forward(
+                &self, kernel: usize, d: Dims, seq: Sequence<'_, f32>, state: &mut [f32], y: &mut [f32],
+                scratch: &mut Scratch,
+            ) {
+                match self { $(AnyRule::$Rule(r) => ($Rule::KERNELS[kernel].forward)(r, d, seq, state, y, scratch)),* }
+            }
+            /// Transpose of [`AnyRule::kernel_forward`].
+            pub(crate) fn kernel_backward(
+                &self, kernel: usize, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scratch: &mut Scratch,
+            ) {
+                match self { $(AnyRule::$Rule(r) => ($Rule::KERNELS[kernel].backward)(r, d, seq, ct, scratch)),* }
+            }
+        }
+    };
+}
+
+rules! {
+    titans::Titans,
+}
+
+/// One kernel as a table row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelInfo {
+    /// Name.
+    pub name: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// Same bits for any cut.
+    pub canonical: bool,
+    /// Runs here, for this rule and size.
+    pub available: bool,
+}
+
+fn kernel_infos<R: MemoryRule>(rule: &R, d: Dims) -> Vec<KernelInfo> {
+    let info = |k: &Kernel<R>| KernelInfo {
+        name: k.name,
+        about: k.about,
+        canonical: k.canonical,
+        available: (k.is_available)(rule, d),
+    };
+    R::KERNELS.iter().map(info).collect()
+}
+
+/// Kernels are listed in the order of measured speed, so `Auto` is the first that can run here.
+fn choose<R: MemoryRule>(rule: &R, d: Dims, _tokens: usize, choice: KernelChoice<'_>) -> Result<Option<usize>> {
+    let usable = |k: &Kernel<R>| (k.is_available)(rule, d);
+    match choice {
+        KernelChoice::Reference => Ok(None),
+        KernelChoice::Auto => Ok(R::KERNELS.iter().position(usable)),
+        KernelChoice::Canonical => Ok(R::KERNELS.iter().position(|k| k.canonical && usable(k))),
+        KernelChoice::Named("auto") => choose(rule, d, _tokens, KernelChoice::Auto),
+        KernelChoice::Named("reference") => Ok(None),
+        KernelChoice::Named(name) => {
+            let at = R::KERNELS.iter().position(|k| k.name == name && usable(k));
+            at.map(Some).ok_or_else(|| Error::Kernel {
+                rule: R::NAME,
+                kernel: name.to_string(),
+                reason: format!(
+                    "expected one of auto, reference{}",
+                    R::KERNELS.iter().filter(|k| usable(k)).map(|k| format!(", {}", k.name)).collect::<String>()
+                ),
+            })
+        }
+    }
+}
+
+impl AnyRule {
+    /// The rule called `name`, at its default configuration.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] with the list of names.
+    pub fn named(name: &str) -> Result<AnyRule> {
+        let at = Self::NAMES.iter().position(|&n| n == name).ok_or_else(|| Error::Unknown {
+            what: "rule",
+            got: name.to_string(),
+            known: Self::NAMES.join(", "),
+        })?;
+        Ok(Self::all().swap_remove(at))
+    }
+
+    /// Number of values in one head's state.
+    pub fn state_len(&self, d: Dims) -> usize {
+        self.state(d).iter().map(StateTensor::len).sum()
+    }
+}
+
+impl<'de> Deserialize<'de> for AnyRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrTable;
+        impl<'de> Visitor<'de> for NameOrTable {
+            type Value = AnyRule;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "the name of a rule, or a table with `name`")
+            }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<AnyRule, E> {
+                AnyRule::named(name).map_err(E::custom)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AnyRule, A::Error> {
+                Table::deserialize(MapAccessDeserializer::new(map)).map(AnyRule::from)
+            }
+        }
+        deserializer.deserialize_any(NameOrTable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_names_are_the_names_of_the_rules() {
+        for rule in AnyRule::all() {
+            let table = serde_json::to_value(&rule).unwrap();
+            assert_eq!(table["name"], rule.name());
+            assert_eq!(serde_json::from_value::<AnyRule>(table).unwrap(), rule);
+            assert_eq!(serde_json::from_value::<AnyRule>(rule.name().into()).unwrap(), rule);
+        }
+    }
+
+    #[test]
+    fn a_misspelt_rule_is_refused_with_the_list() {
+        for bad in [serde_json::json!("titan"), serde_json::json!({"name": "titan"})] {
+            let error = serde_json::from_value::<AnyRule>(bad).unwrap_err().to_string();
+            assert!(error.contains("titan`") && error.contains("titans"), "{error}");
+        }
+        let typo = serde_json::json!({"name": "titans", "retian": 1});
+        assert!(serde_json::from_value::<AnyRule>(typo).unwrap_err().to_string().contains("retian"));
+    }
+
+    #[test]
+    fn every_rule_file_has_a_line_in_the_registry() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/src/rules");
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let name = name.trim_end_matches(".rs");
+            if !["mod", "matrix"].contains(&name) {
+                assert!(AnyRule::NAMES.contains(&name), "rules/{name}.rs has no line in rules!");
+            }
+        }
+    }
+}

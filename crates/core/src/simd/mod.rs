@@ -1,0 +1,214 @@
+//! One vocabulary of vector operations, with a version per instruction set chosen at run time.
+//!
+//! A kernel is a value that implements [`Vectorized`]; [`Isa::run`] calls it with the best (or a named) [`Simd`].
+//! Kernels are `#[inline(always)]`, so that they are compiled inside a function that has the instructions enabled.
+//! Fused multiply-add is fused on AVX-512, AVX2 and NEON; the portable version multiplies, then adds.
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+/// A kernel over any instruction set.
+pub trait Vectorized {
+    /// What it gives.
+    type Out;
+    /// The kernel's text. Mark it `#[inline(always)]`, and everything that it calls.
+    fn run<S: Simd>(self, simd: S) -> Self::Out;
+}
+
+/// Vectors of `LANES` single-precision numbers.
+///
+/// # Safety
+/// A value of the implementing type may exist only where its instructions do. The pointer functions ask for
+/// `LANES` (or `n`) valid values behind the pointer; no alignment is needed.
+#[allow(unsafe_code)]
+pub unsafe trait Simd: Copy + Send + Sync + 'static {
+    /// Name in tables.
+    const NAME: &'static str;
+    /// Numbers per vector.
+    const LANES: usize;
+    /// A vector.
+    type V: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// Reads a vector.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading `LANES` values.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Reads `n < LANES` values, zeros behind.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading `n` values.
+    unsafe fn load_first(self, p: *const f32, n: usize) -> Self::V;
+    /// Writes a vector.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing `LANES` values.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Writes the first `n < LANES` values.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing `n` values.
+    unsafe fn store_first(self, p: *mut f32, n: usize, v: Self::V);
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger of each pair; `b` where `a` is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of each pair; `b` where `a` is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Square roots.
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// Nearest integers, ties to even.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `2^a` for integral `a` in [-126, 127].
+    fn exp2_int(self, a: Self::V) -> Self::V;
+    /// Sum of the lanes, as a tree of halves.
+    fn sum(self, a: Self::V) -> f32;
+    /// Largest lane.
+    fn max_lane(self, a: Self::V) -> f32;
+
+    /// `e^a`, within 2 units in the last place on [-87, 88]; 0 below, inputs above 88 count as 88.
+    /// `exp(0)` is exactly 1. NaN in, NaN out.
+    #[inline(always)]
+    fn exp(self, a: Self::V) -> Self::V {
+        let s = self;
+        // Order matters for NaN: min and max give their second argument where the first is NaN.
+        let x = s.max(s.splat(-104.0), s.min(s.splat(88.0), a));
+        let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
+        // ln 2 in two parts, so that x - n ln 2 is exact in the first.
+        let r = s.fma(n, s.splat(-0.693_359_4), x);
+        let r = s.fma(n, s.splat(2.121_944_4e-4), r);
+        let mut p = s.splat(1.987_569_1e-4);
+        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+            p = s.fma(p, r, s.splat(c));
+        }
+        let p = s.add(s.fma(s.mul(r, r), p, r), s.splat(1.0));
+        // Two factors, so that results below the smallest normal number fade to zero instead of wrapping.
+        let half = s.round(s.mul(n, s.splat(0.5)));
+        s.mul(s.mul(p, s.exp2_int(half)), s.exp2_int(s.sub(n, half)))
+    }
+
+    /// `1 / (1 + e^-a)`.
+    #[inline(always)]
+    fn sigmoid(self, a: Self::V) -> Self::V {
+        let e = self.exp(self.sub(self.splat(0.0), a));
+        self.div(self.splat(1.0), self.add(self.splat(1.0), e))
+    }
+}
+
+/// An instruction set that this build knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+    /// AVX2 with FMA.
+    Avx2,
+    /// Plain Rust, eight lanes that the compiler may vectorise.
+    Portable,
+}
+
+impl Isa {
+    /// Every instruction set, fastest first.
+    pub const ALL: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Portable];
+
+    /// Name in tables and state files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Portable => "portable",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Avx512::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::new().is_some(),
+            Isa::Portable => true,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The fastest one of this machine.
+    pub fn best() -> Isa {
+        Self::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+    }
+
+    /// Runs a kernel with this instruction set.
+    ///
+    /// # Panics
+    /// If the machine does not have it: ask [`Isa::is_available`] first.
+    #[inline]
+    pub fn run<K: Vectorized>(self, kernel: K) -> K::Out {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Avx512::new().expect("AVX-512 is available").run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::new().expect("AVX2 is available").run(kernel),
+            Isa::Portable => kernel.run(Portable),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unreachable!("is_available is false for it"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Exp<'a>(&'a [f32], &'a mut [f32]);
+    impl Vectorized for Exp<'_> {
+        type Out = ();
+        #[inline(always)]
+        #[allow(unsafe_code)]
+        fn run<S: Simd>(self, s: S) {
+            for (x, y) in self.0.chunks(S::LANES).zip(self.1.chunks_mut(S::LANES)) {
+                let n = x.len();
+                // SAFETY: each chunk holds n values, and n < LANES where the short forms are used.
+                unsafe {
+                    if n == S::LANES {
+                        s.store(y.as_mut_ptr(), s.exp(s.load(x.as_ptr())));
+                    } else {
+                        s.store_first(y.as_mut_ptr(), n, s.exp(s.load_first(x.as_ptr(), n)));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place_on_every_instruction_set() {
+        let x: Vec<f32> = (0..200_003).map(|i| -87.0 + 175.0 * i as f32 / 200_003.0).collect();
+        for isa in Isa::ALL.into_iter().filter(|i| i.is_available()) {
+            let mut y = vec![0.0; x.len()];
+            isa.run(Exp(&x, &mut y));
+            for (&x, &y) in x.iter().zip(&y) {
+                let want = f64::from(x).exp();
+                let ulp = f64::from(f32::EPSILON) * want;
+                assert!((f64::from(y) - want).abs() <= 2.0 * ulp, "{}: exp({x}) = {y}, not {want}", isa.name());
+            }
+            let mut y = [0.0; 4];
+            isa.run(Exp(&[0.0, -200.0, f32::NAN, 1000.0], &mut y));
+            assert_eq!((y[0], y[1]), (1.0, 0.0));
+            assert!(y[2].is_nan() && y[3].is_finite());
+        }
+    }
+}
