@@ -1,6 +1,7 @@
 //! Fused `f32` forms of a rule over a whole sequence, and how one of them is chosen.
 
 use crate::rule::Dims;
+use crate::simd::Isa;
 use aligned_vec::{AVec, ConstAlign};
 
 /// One head's inputs for a run of tokens: each input is `[tokens, width]`, row-major, in the rule's order.
@@ -13,6 +14,14 @@ pub struct Sequence<'a, F> {
     /// The inputs, in the order of [`crate::MemoryRule::inputs`].
     pub inputs: &'a [&'a [F]],
 }
+
+/// Runs a sequence: the rule, its size, the inputs, the state (start in, end out), the reads `[tokens, dv]`
+/// (overwritten), scratch.
+pub type Forward<R> = fn(&R, Dims, Sequence<'_, f32>, &mut [f32], &mut [f32], &mut Scratch);
+/// Transpose of a [`Forward`].
+pub type Backward<R> = fn(&R, Dims, Sequence<'_, f32>, Cotangents<'_>, &mut Scratch);
+/// Reads for every token from a state that stays as it is, `[tokens, dv]` (overwritten).
+pub type ReadOnly<R> = fn(&R, Dims, Sequence<'_, f32>, &[f32], &mut [f32], &mut Scratch);
 
 /// A fused forward/backward pair for rule `R` over one head's sequence.
 ///
@@ -27,9 +36,11 @@ pub struct Kernel<R: 'static> {
     /// Whether it can run this rule at this size on this machine.
     pub is_available: fn(&R, Dims) -> bool,
     /// Runs the sequence: `state` goes from its start to its end, `y: [tokens, dv]` is overwritten.
-    pub forward: fn(&R, Dims, Sequence<'_, f32>, &mut [f32], &mut [f32], &mut Scratch),
+    pub forward: Forward<R>,
     /// Transpose of `forward`.
-    pub backward: fn(&R, Dims, Sequence<'_, f32>, Cotangents<'_>, &mut Scratch),
+    pub backward: Backward<R>,
+    /// Reads without writing; canonical whatever `forward` is.
+    pub read: ReadOnly<R>,
 }
 
 impl<R> Clone for Kernel<R> {
@@ -65,10 +76,12 @@ pub enum KernelChoice<'a> {
     Named(&'a str),
 }
 
-/// Memory that kernels reuse from call to call, so that nothing is allocated in a hot loop. 64-byte aligned.
+/// Memory that kernels reuse from call to call, so that nothing is allocated in a hot loop, and the instruction
+/// set that they run on. Buffers are 64-byte aligned.
 #[derive(Debug)]
 pub struct Scratch {
     data: AVec<f32, ConstAlign<64>>,
+    isa: Isa,
 }
 
 impl Default for Scratch {
@@ -78,9 +91,24 @@ impl Default for Scratch {
 }
 
 impl Scratch {
-    /// An empty scratch; it grows on first use.
+    /// An empty scratch for the fastest instruction set of this machine; it grows on first use.
     pub fn new() -> Self {
-        Self { data: AVec::new(64) }
+        Self::on(Isa::best())
+    }
+
+    /// An empty scratch for one instruction set: how tests reach every version of a kernel.
+    pub fn on(isa: Isa) -> Self {
+        Self { data: AVec::new(64), isa }
+    }
+
+    /// The instruction set that a kernel given this scratch runs on.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Makes kernels given this scratch run on another instruction set, which the machine must have.
+    pub(crate) fn set_isa(&mut self, isa: Isa) {
+        self.isa = isa;
     }
 
     /// `N` disjoint buffers of the given lengths, each 64-byte aligned. Contents are whatever was there.

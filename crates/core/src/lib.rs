@@ -9,13 +9,19 @@ mod kernel;
 mod rule;
 mod scalar;
 
+pub mod conformance;
+pub mod kernels;
 pub mod ops;
 pub mod rules;
 pub mod scan;
 pub mod simd;
 
 pub use error::{Error, Result, expect_len};
-pub use kernel::{Cotangents, Kernel, KernelChoice, Scratch, Sequence};
+pub use kernel::{Backward, Cotangents, Forward, Kernel, KernelChoice, ReadOnly, Scratch, Sequence};
 pub use rule::{About, Activation, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width, input, named, named_mut};
 pub use rules::{AnyRule, RuleVisitor};
 pub use scalar::{Dual, Scalar};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct ReadmeExample;

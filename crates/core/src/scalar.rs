@@ -65,6 +65,11 @@ pub trait Scalar:
     fn silu(self) -> Self {
         self * self.sigmoid()
     }
+    /// The derivative of [`Scalar::silu`].
+    fn silu_slope(self) -> Self {
+        let s = self.sigmoid();
+        s + self * s * (Self::one() - s)
+    }
     /// Neither infinite nor NaN (the value; a derivative may still overflow).
     fn is_finite(self) -> bool {
         self.value().is_finite()

@@ -4,9 +4,17 @@
 //! `[heads, tokens, dv]`, all row-major. The forward pass of training keeps the state at every
 //! [`CHECKPOINT_TOKENS`]-th token; the backward pass recomputes from there, so that memory grows with the
 //! number of chunks.
+//!
+//! [`reference_forward`] and [`reference_backward`] are the slow law over any number type; [`forward_f32`] and
+//! [`backward_f32`] run the rule's kernels, heads side by side.
 
-use crate::error::{Error, Result, expect_len};
-use crate::kernel::{Cotangents, KernelChoice, Scratch, Sequence};
+mod fused;
+mod non_finite;
+
+pub use fused::{Run, backward_f32, forward_f32};
+pub use non_finite::{all_finite, first_non_finite};
+
+use crate::error::{Result, expect_len};
 use crate::rule::{Dims, Input};
 use crate::rules::AnyRule;
 use crate::scalar::Scalar;
@@ -52,7 +60,7 @@ pub enum Write {
 /// Checks every buffer of a scan once; kernels only `debug_assert!`.
 ///
 /// # Errors
-/// [`Error::Shape`] with the argument that is off.
+/// [`crate::Error::Shape`] with the argument that is off.
 pub fn check<F>(rule: &AnyRule, s: ScanShape, inputs: &[&[F]], state: &[F], y: &[F]) -> Result<()> {
     let list = rule.inputs();
     expect_len("scan", "inputs", list.len(), inputs.len())?;

@@ -11,6 +11,22 @@
 //! **Invariant:** there is no batch axis. A call is one sequence; sequences run side by side above this crate,
 //! so nothing that one sequence does can reach another.
 
+pub mod attention;
+pub mod conv;
+mod cpu;
+mod embedding;
+mod gates;
+mod heads;
+mod linear;
+mod loss;
+mod mlp;
+mod norm;
+mod reference;
+pub mod rope;
+
+pub use cpu::{Cpu, ScanKernel};
+pub use reference::Reference;
+
 use crate::error::Result;
 use crate::rules::AnyRule;
 use crate::scalar::Scalar;

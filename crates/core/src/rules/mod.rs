@@ -119,6 +119,13 @@ macro_rules! rules {
             ) {
                 match self { $(AnyRule::$Rule(r) => ($Rule::KERNELS[kernel].forward)(r, d, seq, state, y, scratch)),* }
             }
+            /// Reads for one head's sequence with the kernel of that index; the state stays as it is.
+            pub(crate) fn kernel_read(
+                &self, kernel: usize, d: Dims, seq: Sequence<'_, f32>, state: &[f32], y: &mut [f32],
+                scratch: &mut Scratch,
+            ) {
+                match self { $(AnyRule::$Rule(r) => ($Rule::KERNELS[kernel].read)(r, d, seq, state, y, scratch)),* }
+            }
             /// Transpose of [`AnyRule::kernel_forward`].
             pub(crate) fn kernel_backward(
                 &self, kernel: usize, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scratch: &mut Scratch,
@@ -130,6 +137,10 @@ macro_rules! rules {
 }
 
 rules! {
+    linear_attention::LinearAttention,
+    delta::Delta,
+    gated_delta::GatedDelta,
+    decay_delta::DecayDelta,
     titans::Titans,
 }
 

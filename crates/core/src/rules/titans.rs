@@ -12,6 +12,7 @@
 
 use super::matrix;
 use crate::kernel::Kernel;
+use crate::kernels::memory::{self, Erase, Form, RankOne};
 use crate::rule::{About, ChunkForm, Dims, Input, MemoryRule, StateTensor, input, named, named_mut};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ pub struct Titans {}
 
 impl MemoryRule for Titans {
     const NAME: &'static str = "titans";
-    const KERNELS: &'static [Kernel<Self>] = &[];
+    const KERNELS: &'static [Kernel<Self>] = &memory::kernels();
 
     fn about(&self) -> About {
         About {
@@ -53,11 +54,10 @@ impl MemoryRule for Titans {
     fn write<F: Scalar>(&self, d: Dims, _pos: u64, x: &[&[F]], state: &mut [F]) {
         let [k, v, _q, retain, rate, momentum] = named(x);
         let (w, s) = state.split_at_mut(d.dv * d.dk);
-        let mut e = matrix::apply(w, k);
-        matrix::add_scaled(&mut e, -F::one(), v);
-        matrix::scale(s, momentum[0]);
-        matrix::add_outer(s, -rate[0], &e, k);
-        matrix::scale(w, retain[0]);
+        let e = matrix::error(w, k, v);
+        matrix::decay(s, momentum[0]);
+        matrix::correct(s, rate[0], &e, k);
+        matrix::decay(w, retain[0]);
         matrix::add_scaled(w, F::one(), s);
     }
 
@@ -74,25 +74,15 @@ impl MemoryRule for Titans {
         let [dk, dv, _dq, dretain, drate, dmomentum] = named_mut(dx);
         let (w, s) = prev.split_at(d.dv * d.dk);
         let (dw, ds) = dstate.split_at_mut(d.dv * d.dk);
-        let mut e = matrix::apply(w, k);
-        matrix::add_scaled(&mut e, -F::one(), v);
+        let e = matrix::error(w, k, v);
 
         // W' = retain W + S'
         matrix::add_scaled(ds, F::one(), dw);
-        dretain[0] += matrix::dot(dw, w);
-        matrix::scale(dw, retain[0]);
+        matrix::decay_backward(w, retain[0], &mut dretain[0], dw);
         // S' = momentum S - rate e k^T
-        let ds_k = matrix::apply(ds, k);
-        drate[0] -= matrix::dot(&ds_k, &e);
-        matrix::add_scaled(dk, -rate[0], &matrix::apply_transposed(ds, &e));
-        dmomentum[0] += matrix::dot(ds, s);
-        matrix::scale(ds, momentum[0]);
-        // e = W k - v
-        let mut de = ds_k;
-        matrix::scale(&mut de, -rate[0]);
-        matrix::add_outer(dw, F::one(), &de, k);
-        matrix::add_scaled(dk, F::one(), &matrix::apply_transposed(w, &de));
-        matrix::add_scaled(dv, -F::one(), &de);
+        let de = matrix::correct_backward(ds, rate[0], &e, k, &mut drate[0], dk);
+        matrix::decay_backward(s, momentum[0], &mut dmomentum[0], ds);
+        matrix::error_backward(w, k, &de, dw, dk, dv);
     }
 
     fn read<F: Scalar>(&self, d: Dims, _pos: u64, x: &[&[F]], state: &[F], y: &mut [F]) {
@@ -112,4 +102,8 @@ impl MemoryRule for Titans {
         let n = d.dv * d.dk;
         matrix::read_backward(&state[..n], x[2], dy, dx[2], &mut dstate[..n]);
     }
+}
+
+impl RankOne for Titans {
+    const FORM: Form = Form { erase: Erase::Previous, retain: true, momentum: true };
 }

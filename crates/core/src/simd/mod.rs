@@ -31,9 +31,16 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const NAME: &'static str;
     /// Numbers per vector.
     const LANES: usize;
+    /// Vectors that stay in registers: what sizes the tiles of a matrix product.
+    const REGISTERS: usize;
+    /// Vectors that a narrow tile is wide, so that four rows of it and their operands fit the registers.
+    const STRIP: usize = if Self::REGISTERS >= 32 { 4 } else { 2 };
     /// A vector.
     type V: Copy;
 
+    /// Runs a kernel in a function of its own with the instructions enabled, so that its registers are not
+    /// shared with the caller's.
+    fn outline<K: Vectorized>(self, kernel: K) -> K::Out;
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;
     /// Reads a vector.
@@ -74,12 +81,36 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn sqrt(self, a: Self::V) -> Self::V;
     /// Nearest integers, ties to even.
     fn round(self, a: Self::V) -> Self::V;
-    /// `2^a` for integral `a` in [-126, 127].
+    /// `2^a` for integral `a` in [-126, 127], and 0 for -127.
     fn exp2_int(self, a: Self::V) -> Self::V;
     /// Sum of the lanes, as a tree of halves.
     fn sum(self, a: Self::V) -> f32;
     /// Largest lane.
     fn max_lane(self, a: Self::V) -> f32;
+
+    /// Reads `cols` columns of `rows` rows (both at most `LANES`) from rows `src_stride` apart and writes the
+    /// columns as rows `dst_stride` apart, in rising order, `LANES` values each with zeros behind the first `rows`.
+    /// Rows of the result may therefore overlap: a later one overwrites the zeros of an earlier one.
+    ///
+    /// # Safety
+    /// The values named above must be valid for reading and writing, and the two regions must not overlap.
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        src: *const f32,
+        src_stride: usize,
+        dst: *mut f32,
+        dst_stride: usize,
+    ) {
+        for c in 0..cols {
+            for r in 0..Self::LANES {
+                // SAFETY: row r < rows and column c < cols are among the values that the caller promises.
+                unsafe { *dst.add(c * dst_stride + r) = if r < rows { *src.add(r * src_stride + c) } else { 0.0 } }
+            }
+        }
+    }
 
     /// `e^a`, within 2 units in the last place on [-87, 88]; 0 below, inputs above 88 count as 88.
     /// `exp(0)` is exactly 1. NaN in, NaN out.
@@ -87,19 +118,18 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn exp(self, a: Self::V) -> Self::V {
         let s = self;
         // Order matters for NaN: min and max give their second argument where the first is NaN.
-        let x = s.max(s.splat(-104.0), s.min(s.splat(88.0), a));
+        let x = s.max(s.splat(-88.0), s.min(s.splat(88.0), a));
         let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
         // ln 2 in two parts, so that x - n ln 2 is exact in the first.
         let r = s.fma(n, s.splat(-0.693_359_4), x);
         let r = s.fma(n, s.splat(2.121_944_4e-4), r);
         let mut p = s.splat(1.987_569_1e-4);
-        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
             p = s.fma(p, r, s.splat(c));
         }
         let p = s.add(s.fma(s.mul(r, r), p, r), s.splat(1.0));
-        // Two factors, so that results below the smallest normal number fade to zero instead of wrapping.
-        let half = s.round(s.mul(n, s.splat(0.5)));
-        s.mul(s.mul(p, s.exp2_int(half)), s.exp2_int(s.sub(n, half)))
+        // Below -87.7 the factor is zero: results too small for a normal number would cost a hundred times more.
+        s.mul(p, s.exp2_int(n))
     }
 
     /// `1 / (1 + e^-a)`.
@@ -205,10 +235,70 @@ mod tests {
                 let ulp = f64::from(f32::EPSILON) * want;
                 assert!((f64::from(y) - want).abs() <= 2.0 * ulp, "{}: exp({x}) = {y}, not {want}", isa.name());
             }
-            let mut y = [0.0; 4];
-            isa.run(Exp(&[0.0, -200.0, f32::NAN, 1000.0], &mut y));
-            assert_eq!((y[0], y[1]), (1.0, 0.0));
+            let mut y = [0.0; 7];
+            isa.run(Exp(&[0.0, -200.0, f32::NAN, 1000.0, f32::NEG_INFINITY, -88.5, -87.4], &mut y));
+            assert_eq!((y[0], y[1], y[4], y[5]), (1.0, 0.0, 0.0, 0.0));
+            assert!(y[6] >= 0.0 && y[6] < 1.2e-38);
             assert!(y[2].is_nan() && y[3].is_finite());
+        }
+    }
+
+    struct Transpose<'a>(usize, usize, &'a [f32], usize, &'a mut [f32], usize);
+    impl Vectorized for Transpose<'_> {
+        type Out = usize;
+        #[inline(always)]
+        #[allow(unsafe_code)]
+        fn run<S: Simd>(self, s: S) -> usize {
+            let Self(rows, cols, src, src_stride, dst, dst_stride) = self;
+            let (rows, cols) = (rows.min(S::LANES), cols.min(S::LANES));
+            // SAFETY: the test's buffers hold 16 rows of both strides and one vector more.
+            unsafe { s.transpose(rows, cols, src.as_ptr(), src_stride, dst.as_mut_ptr(), dst_stride) };
+            S::LANES
+        }
+    }
+
+    #[test]
+    fn transpose_moves_every_value_and_nothing_else_on_every_instruction_set() {
+        let src: Vec<f32> = (1..=16 * 19).map(|i| i as f32).collect();
+        for isa in Isa::ALL.into_iter().filter(|i| i.is_available()) {
+            for (rows, cols, dst_stride) in [(16, 16, 16), (13, 16, 13), (1, 16, 1), (16, 5, 17), (7, 3, 7), (0, 4, 1)]
+            {
+                let mut dst = vec![-1.0; 16 * 18];
+                let lanes = isa.run(Transpose(rows, cols, &src, 19, &mut dst, dst_stride));
+                let (rows, cols) = (rows.min(lanes), cols.min(lanes));
+                for c in 0..cols {
+                    for r in 0..rows.min(dst_stride) {
+                        assert_eq!(dst[c * dst_stride + r], src[r * 19 + c], "{} {rows}x{cols}", isa.name());
+                    }
+                }
+                let last = (cols - 1) * dst_stride;
+                assert!(dst[last + rows..last + lanes].iter().all(|&x| x == 0.0));
+                assert!(dst[last + lanes..].iter().all(|&x| x == -1.0));
+            }
+        }
+    }
+
+    struct Outlined(f32);
+    impl Vectorized for Outlined {
+        type Out = f32;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> f32 {
+            struct Inner(f32);
+            impl Vectorized for Inner {
+                type Out = f32;
+                #[inline(always)]
+                fn run<S: Simd>(self, s: S) -> f32 {
+                    s.sum(s.fma(s.splat(self.0), s.splat(2.0), s.splat(1.0))) / S::LANES as f32
+                }
+            }
+            s.outline(Inner(self.0))
+        }
+    }
+
+    #[test]
+    fn outlined_kernels_run_with_the_same_instructions() {
+        for isa in Isa::ALL.into_iter().filter(|i| i.is_available()) {
+            assert_eq!(isa.run(Outlined(3.0)), 7.0);
         }
     }
 }

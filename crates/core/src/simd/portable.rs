@@ -1,7 +1,7 @@
 //! The version for machines without a known vector unit: arrays that the compiler may vectorise.
 #![allow(unsafe_code)]
 
-use super::Simd;
+use super::{Simd, Vectorized};
 
 /// Eight lanes of plain Rust.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,18 @@ fn zip(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; N] {
 unsafe impl Simd for Portable {
     const NAME: &'static str = "portable";
     const LANES: usize = N;
+    // Sixteen registers of four lanes are common to the baselines.
+    const REGISTERS: usize = 8;
     type V = [f32; N];
+
+    #[inline(always)]
+    fn outline<K: Vectorized>(self, kernel: K) -> K::Out {
+        #[inline(never)]
+        fn call<K: Vectorized>(kernel: K) -> K::Out {
+            kernel.run(Portable)
+        }
+        call(kernel)
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {

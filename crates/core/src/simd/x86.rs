@@ -22,6 +22,7 @@ impl Avx2 {
     /// Runs a kernel with the instructions enabled.
     #[inline]
     pub fn run<K: Vectorized>(self, kernel: K) -> K::Out {
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma")]
         fn enabled<K: Vectorized>(kernel: K, simd: Avx2) -> K::Out {
             kernel.run(simd)
@@ -46,6 +47,7 @@ impl Avx512 {
     /// Runs a kernel with the instructions enabled.
     #[inline]
     pub fn run<K: Vectorized>(self, kernel: K) -> K::Out {
+        #[inline(never)]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
         fn enabled<K: Vectorized>(kernel: K, simd: Avx512) -> K::Out {
             kernel.run(simd)
@@ -69,7 +71,19 @@ fn mask8(n: usize) -> __m256i {
 unsafe impl Simd for Avx2 {
     const NAME: &'static str = "avx2";
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
     type V = __m256;
+
+    #[inline(always)]
+    fn outline<K: Vectorized>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "avx2,fma")]
+        #[inline(never)]
+        fn call<K: Vectorized>(kernel: K, simd: Avx2) -> K::Out {
+            kernel.run(simd)
+        }
+        // SAFETY: a value of this type proves that the instructions are there.
+        unsafe { call(kernel, self) }
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -167,6 +181,61 @@ unsafe impl Simd for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps::<1>(x, x)))
         }
     }
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        src: *const f32,
+        src_stride: usize,
+        dst: *mut f32,
+        dst_stride: usize,
+    ) {
+        // SAFETY: see the impl; only the first `rows` rows and `cols` columns are read, `cols` rows written.
+        unsafe {
+            let mut r = [_mm256_setzero_ps(); 8];
+            // Whole blocks, the common case, stay in registers.
+            if rows == 8 && cols == 8 {
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = self.load(src.add(i * src_stride));
+                }
+                for (i, &c) in transpose8(r).iter().enumerate() {
+                    self.store(dst.add(i * dst_stride), c);
+                }
+                return;
+            }
+            for (i, r) in r.iter_mut().enumerate().take(rows) {
+                let p = src.add(i * src_stride);
+                *r = if cols == 8 { self.load(p) } else { self.load_first(p, cols) };
+            }
+            let columns = transpose8(r);
+            for (i, &c) in columns.iter().enumerate().take(cols) {
+                self.store(dst.add(i * dst_stride), c);
+            }
+        }
+    }
+}
+
+/// Columns of eight rows.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn transpose8(r: [__m256; 8]) -> [__m256; 8] {
+    let mut out = r;
+    let mut u = r;
+    for g in 0..2 {
+        let (a, b, c, d) = (r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]);
+        let (lo, lo2) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (hi, hi2) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        u[4 * g] = _mm256_shuffle_ps::<0x44>(lo, lo2);
+        u[4 * g + 1] = _mm256_shuffle_ps::<0xee>(lo, lo2);
+        u[4 * g + 2] = _mm256_shuffle_ps::<0x44>(hi, hi2);
+        u[4 * g + 3] = _mm256_shuffle_ps::<0xee>(hi, hi2);
+    }
+    for j in 0..4 {
+        out[j] = _mm256_permute2f128_ps::<0x20>(u[j], u[4 + j]);
+        out[4 + j] = _mm256_permute2f128_ps::<0x31>(u[j], u[4 + j]);
+    }
+    out
 }
 
 // SAFETY: every intrinsic below needs the AVX-512 parts at most that a value of this type proves; pointers are
@@ -174,7 +243,19 @@ unsafe impl Simd for Avx2 {
 unsafe impl Simd for Avx512 {
     const NAME: &'static str = "avx512";
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     type V = __m512;
+
+    #[inline(always)]
+    fn outline<K: Vectorized>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        #[inline(never)]
+        fn call<K: Vectorized>(kernel: K, simd: Avx512) -> K::Out {
+            kernel.run(simd)
+        }
+        // SAFETY: a value of this type proves that the instructions are there.
+        unsafe { call(kernel, self) }
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -270,4 +351,66 @@ unsafe impl Simd for Avx512 {
             Avx2(()).max_lane(x)
         }
     }
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        rows: usize,
+        cols: usize,
+        src: *const f32,
+        src_stride: usize,
+        dst: *mut f32,
+        dst_stride: usize,
+    ) {
+        // SAFETY: see the impl; only the first `rows` rows and `cols` columns are read, `cols` rows written.
+        unsafe {
+            let mut r = [_mm512_setzero_ps(); 16];
+            // Whole blocks, the common case, stay in registers.
+            if rows == 16 && cols == 16 {
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = self.load(src.add(i * src_stride));
+                }
+                for (i, &c) in transpose16(r).iter().enumerate() {
+                    self.store(dst.add(i * dst_stride), c);
+                }
+                return;
+            }
+            for (i, r) in r.iter_mut().enumerate().take(rows) {
+                let p = src.add(i * src_stride);
+                *r = if cols == 16 { self.load(p) } else { self.load_first(p, cols) };
+            }
+            let columns = transpose16(r);
+            for (i, &c) in columns.iter().enumerate().take(cols) {
+                self.store(dst.add(i * dst_stride), c);
+            }
+        }
+    }
+}
+
+/// Columns of sixteen rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[inline]
+fn transpose16(r: [__m512; 16]) -> [__m512; 16] {
+    let mut out = r;
+    let mut u = r;
+    for g in 0..4 {
+        let (a, b, c, d) = (r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]);
+        let (lo, lo2) = (_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d));
+        let (hi, hi2) = (_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d));
+        u[4 * g] = _mm512_shuffle_ps::<0x44>(lo, lo2);
+        u[4 * g + 1] = _mm512_shuffle_ps::<0xee>(lo, lo2);
+        u[4 * g + 2] = _mm512_shuffle_ps::<0x44>(hi, hi2);
+        u[4 * g + 3] = _mm512_shuffle_ps::<0xee>(hi, hi2);
+    }
+    // Lane l of u[4 g + j] now holds column 4 l + j of rows 4 g .. 4 g + 4: a transpose of whole lanes is left.
+    for j in 0..4 {
+        let even = _mm512_shuffle_f32x4::<0x88>(u[j], u[4 + j]);
+        let odd = _mm512_shuffle_f32x4::<0xdd>(u[j], u[4 + j]);
+        let even2 = _mm512_shuffle_f32x4::<0x88>(u[8 + j], u[12 + j]);
+        let odd2 = _mm512_shuffle_f32x4::<0xdd>(u[8 + j], u[12 + j]);
+        out[j] = _mm512_shuffle_f32x4::<0x88>(even, even2);
+        out[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd, odd2);
+        out[8 + j] = _mm512_shuffle_f32x4::<0xdd>(even, even2);
+        out[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd, odd2);
+    }
+    out
 }

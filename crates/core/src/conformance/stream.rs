@@ -1,0 +1,213 @@
+//! One head's stream, how a mixer would make it, and how it runs through a rule or a kernel.
+
+use super::random::Random;
+use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
+use crate::rule::{Activation, Dims, Input, MemoryRule, StateTensor};
+use crate::scalar::Scalar;
+
+/// The inputs of a run of tokens for one head, and the state before the first.
+#[derive(Clone, Debug)]
+pub(super) struct Stream<F> {
+    pub d: Dims,
+    pub tokens: usize,
+    pub pos: u64,
+    /// One `[tokens, width]` per input of the rule.
+    pub inputs: Vec<Vec<F>>,
+    pub widths: Vec<usize>,
+    pub start: Vec<F>,
+}
+
+/// What a forward pass gives.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Run<F> {
+    pub y: Vec<F>,
+    pub end: Vec<F>,
+}
+
+/// What a backward pass gives.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Gradients<F> {
+    pub inputs: Vec<Vec<F>>,
+    pub start: Vec<F>,
+}
+
+/// Tokens that a stream's start state has taken: a state as it occurs, with every tensor alive.
+const WARM_TOKENS: usize = 8;
+/// Tokens between two states that a backward pass of the reference keeps.
+const SEGMENT_TOKENS: usize = 64;
+
+impl<F: Scalar> Stream<F> {
+    /// The inputs of token `t`.
+    pub fn token(&self, t: usize) -> Vec<&[F]> {
+        self.inputs.iter().zip(&self.widths).map(|(x, w)| &x[t * w..(t + 1) * w]).collect()
+    }
+
+    /// Tokens `from..to`, starting at `start`.
+    pub fn part(&self, from: usize, to: usize, start: Vec<F>) -> Self {
+        let cut = |(x, w): (&Vec<F>, &usize)| x[from * w..to * w].to_vec();
+        let inputs = self.inputs.iter().zip(&self.widths).map(cut).collect();
+        Self { tokens: to - from, pos: self.pos + from as u64, inputs, start, widths: self.widths.clone(), ..*self }
+    }
+
+    /// The same stream over another number type.
+    pub fn map<G: Scalar>(&self, f: impl Fn(F) -> G) -> Stream<G> {
+        let all = |x: &Vec<F>| x.iter().map(|&x| f(x)).collect::<Vec<G>>();
+        Stream {
+            d: self.d,
+            tokens: self.tokens,
+            pos: self.pos,
+            inputs: self.inputs.iter().map(all).collect(),
+            widths: self.widths.clone(),
+            start: all(&self.start),
+        }
+    }
+
+    /// Rounded to `f32`.
+    pub fn single(&self) -> Stream<f32> {
+        self.map(|x| x.value() as f32)
+    }
+
+    /// As `f64`, exactly.
+    pub fn double(&self) -> Stream<f64> {
+        self.map(|x| x.value())
+    }
+}
+
+/// What a mixer's activations make of pre-activations, one `[tokens, width]` per input; see [`Activation`].
+pub(super) fn activate(list: &[Input], d: Dims, pre: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let mut out: Vec<Vec<f64>> = Vec::new();
+    for (input, pre) in list.iter().zip(pre) {
+        let silu: Vec<f64> = pre.iter().map(|x| x.silu()).collect();
+        out.push(match input.activation {
+            Activation::Silu => silu,
+            Activation::Unit => silu.chunks(input.width.of(d)).flat_map(unit).collect(),
+            Activation::Sigmoid { max, bias, .. } => pre.iter().map(|x| max * (x + bias).sigmoid()).collect(),
+        });
+    }
+    for (i, input) in list.iter().enumerate() {
+        let Activation::Sigmoid { damped_by: Some(name), .. } = input.activation else { continue };
+        let gate = list.iter().position(|other| other.name == name).expect("a gate is damped by a listed gate");
+        let gate = out[gate].clone();
+        out[i].iter_mut().zip(gate).for_each(|(x, g)| *x *= 1.0 - g);
+    }
+    out
+}
+
+fn unit(x: &[f64]) -> Vec<f64> {
+    let norm = (x.iter().map(|x| x * x).sum::<f64>() + 1e-6).sqrt();
+    x.iter().map(|x| x / norm).collect()
+}
+
+/// Number of values in a rule's state.
+pub(super) fn state_len<R: MemoryRule>(rule: &R, d: Dims) -> usize {
+    rule.state(d).iter().map(StateTensor::len).sum()
+}
+
+/// A stream whose start state is all zero.
+pub(super) fn cold<R: MemoryRule>(rule: &R, d: Dims, tokens: usize, inputs: Vec<Vec<f64>>) -> Stream<f64> {
+    let widths = rule.inputs().iter().map(|i| i.width.of(d)).collect();
+    Stream { d, tokens, pos: 0, inputs, widths, start: vec![0.0; state_len(rule, d)] }
+}
+
+/// A stream as a mixer makes it at the default biases: standard normal pre-activations, gates `spread` times as
+/// wide, the start state warm.
+pub(super) fn mixed<R: MemoryRule>(rule: &R, d: Dims, tokens: usize, spread: f64, draw: &mut Random) -> Stream<f64> {
+    let list = rule.inputs();
+    let total = WARM_TOKENS + tokens;
+    let mut pre = Vec::new();
+    for input in &list {
+        let by = if matches!(input.activation, Activation::Sigmoid { .. }) { spread } else { 1.0 };
+        pre.push(draw.normals(total * input.width.of(d)).iter().map(|x| by * x).collect());
+    }
+    let all = cold(rule, d, total, activate(&list, d, &pre));
+    let warm = forward(rule, &all.part(0, WARM_TOKENS, all.start.clone())).end;
+    all.part(WARM_TOKENS, total, warm)
+}
+
+/// Random cotangents of a stream's reads and end state.
+pub(super) fn cotangents(s: &Stream<f64>, draw: &mut Random) -> (Vec<f64>, Vec<f64>) {
+    (draw.normals(s.tokens * s.d.dv), draw.normals(s.start.len()))
+}
+
+/// The reference, token by token.
+pub(super) fn forward<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>) -> Run<F> {
+    let dv = s.d.dv;
+    let (mut y, mut end) = (vec![F::zero(); s.tokens * dv], s.start.clone());
+    for t in 0..s.tokens {
+        rule.step(s.d, s.pos + t as u64, &s.token(t), &mut end, &mut y[t * dv..(t + 1) * dv]);
+    }
+    Run { y, end }
+}
+
+/// The reference's transpose; keeps the state before every [`SEGMENT_TOKENS`]-th token and recomputes the others.
+pub(super) fn backward<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>, dy: &[F], dend: &[F]) -> Gradients<F> {
+    let dv = s.d.dv;
+    let firsts: Vec<usize> = (0..s.tokens).step_by(SEGMENT_TOKENS).collect();
+    let mut saved = vec![s.start.clone()];
+    for (i, &first) in firsts.iter().enumerate() {
+        let last = (first + SEGMENT_TOKENS).min(s.tokens);
+        saved.push(forward(rule, &s.part(first, last, saved[i].clone())).end);
+    }
+    let mut inputs: Vec<Vec<F>> = s.inputs.iter().map(|x| vec![F::zero(); x.len()]).collect();
+    let mut start = dend.to_vec();
+    for (&first, state) in firsts.iter().zip(&saved).rev() {
+        let last = (first + SEGMENT_TOKENS).min(s.tokens);
+        let mut states = vec![state.clone()];
+        for t in first..last - 1 {
+            let mut next = states[t - first].clone();
+            rule.write(s.d, s.pos + t as u64, &s.token(t), &mut next);
+            states.push(next);
+        }
+        for t in (first..last).rev() {
+            let mut dx: Vec<&mut [F]> =
+                inputs.iter_mut().zip(&s.widths).map(|(x, w)| &mut x[t * w..(t + 1) * w]).collect();
+            let dy = &dy[t * dv..(t + 1) * dv];
+            rule.step_backward(s.d, s.pos + t as u64, &s.token(t), &states[t - first], dy, &mut dx, &mut start);
+        }
+    }
+    Gradients { inputs, start }
+}
+
+/// A kernel's forward pass.
+pub(super) fn kernel_forward<R>(kernel: &Kernel<R>, rule: &R, s: &Stream<f32>, scratch: &mut Scratch) -> Run<f32> {
+    let refs: Vec<&[f32]> = s.inputs.iter().map(|x| &x[..]).collect();
+    let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &refs };
+    let (mut y, mut end) = (vec![f32::NAN; s.tokens * s.d.dv], s.start.clone());
+    (kernel.forward)(rule, s.d, seq, &mut end, &mut y, scratch);
+    Run { y, end }
+}
+
+/// A kernel's backward pass.
+pub(super) fn kernel_backward<R>(
+    kernel: &Kernel<R>,
+    rule: &R,
+    s: &Stream<f32>,
+    dy: &[f32],
+    dend: &[f32],
+    scratch: &mut Scratch,
+) -> Gradients<f32> {
+    let refs: Vec<&[f32]> = s.inputs.iter().map(|x| &x[..]).collect();
+    let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &refs };
+    let mut inputs: Vec<Vec<f32>> = s.inputs.iter().map(|x| vec![0.0; x.len()]).collect();
+    let mut start = dend.to_vec();
+    let mut dinputs: Vec<&mut [f32]> = inputs.iter_mut().map(|x| &mut x[..]).collect();
+    let ct = Cotangents { start: &s.start, dy, dinputs: &mut dinputs, dstate: &mut start };
+    (kernel.backward)(rule, s.d, seq, ct, scratch);
+    Gradients { inputs, start }
+}
+
+/// The largest magnitude; NaN if there is one.
+pub(super) fn scale<F: Scalar>(x: &[F]) -> f64 {
+    x.iter().fold(0.0, |m: f64, x| if m >= x.value().abs() { m } else { x.value().abs() })
+}
+
+/// The largest difference; NaN if there is one.
+pub(super) fn distance<F: Scalar, G: Scalar>(a: &[F], b: &[G]) -> f64 {
+    let off = |(a, b): (&F, &G)| (a.value() - b.value()).abs();
+    scale(&a.iter().zip(b).map(off).collect::<Vec<f64>>())
+}
+
+/// True if both hold the same bits.
+pub(super) fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}

@@ -1,0 +1,161 @@
+//! The forward pass.
+#![allow(unsafe_code)]
+
+use super::{TILE, block_start, blocks, by_rows, keys_of_row, keys_of_rows, rows_of_block};
+use crate::kernels::gemm::{Product, Start, multiply};
+use crate::kernels::parallel::{Shared, for_each};
+use crate::kernels::scratch;
+use crate::kernels::vector::{get, kernel, put};
+use crate::ops::{AttentionShape, KEY_BLOCK};
+use crate::simd::{Isa, Simd};
+use std::ops::Range;
+
+/// See [`crate::ops::Ops::attention_forward`].
+pub(crate) fn forward(
+    isa: Isa,
+    parallel: bool,
+    s: AttentionShape,
+    [q, keys, values]: [&[f32]; 3],
+    y: &mut [f32],
+    lse: &mut [f32],
+) {
+    let (tiles, width) = (s.tokens.div_ceil(TILE), s.width);
+    let (y, lse) = (Shared::new(y), Shared::new(lse));
+    for_each(parallel && s.tokens > 1, s.heads * tiles, |part| {
+        let (head, first) = (part / tiles, part % tiles * TILE);
+        let rows = TILE.min(s.tokens - first);
+        let row = head * s.tokens + first;
+        // SAFETY: each part has rows of its own.
+        let (y, lse) = unsafe { (y.part(row * width, rows * width), lse.part(row, rows)) };
+        tile(isa, s, head, first, rows, &q[row * width..][..rows * width], keys, values, y, lse);
+    });
+}
+
+kernel! {
+    /// One tile: `rows` queries `q` of one head from row `first` on.
+    fn tile(
+        s: S,
+        shape: AttentionShape,
+        head: usize,
+        first: usize,
+        rows: usize,
+        q: &'a [f32],
+        keys: &'a [f32],
+        values: &'a [f32],
+        y: &'a mut [f32],
+        lse: &'a mut [f32],
+    ) {
+        let (width, kv) = (shape.width, head / (shape.heads / shape.kv_heads));
+        let scale = score_scale(shape);
+        let mut scratch = scratch::borrow();
+        let [weights, max, shrink, sums] = scratch.take([TILE * KEY_BLOCK, TILE, TILE, TILE * S::LANES]);
+        y.fill(0.0);
+        max.fill(f32::NEG_INFINITY);
+        sums.fill(0.0);
+        for block in blocks(shape, first, rows) {
+            let seeing = rows_of_block(shape, block, first, rows);
+            let (from, count) = (seeing.start - first, seeing.len());
+            let seen = keys_of_rows(shape, block, &seeing, S::LANES);
+            let at = block_start(shape, kv, block);
+            let scores = Product {
+                m: count,
+                n: seen.len(),
+                k: width,
+                a: by_rows(&q[from * width..], width),
+                b: by_rows(&keys[at..][..width * KEY_BLOCK][seen.start..], KEY_BLOCK),
+                c: weights.as_mut_ptr(),
+                c_stride: KEY_BLOCK,
+                start: Start::Zero,
+            };
+            // SAFETY: the rows and the block exist, and the tile of weights holds the scores.
+            unsafe { multiply(s, scores) };
+            hide_unseen(shape, block, seeing, &seen, weights);
+            let (max, sums) = (&mut max[from..][..count], &mut sums[from * S::LANES..][..count * S::LANES]);
+            let y = &mut y[from * width..][..count * width];
+            soften(s, scale, seen.len(), weights, max, &mut shrink[..count], sums);
+            scale_rows(s, width, &shrink[..count], y);
+            let weighted = Product {
+                m: count,
+                n: width,
+                k: seen.len(),
+                a: by_rows(weights, KEY_BLOCK),
+                b: by_rows(&values[at..][..width * KEY_BLOCK][seen.start * width..], width),
+                c: y.as_mut_ptr(),
+                c_stride: width,
+                start: Start::Current,
+            };
+            // SAFETY: the weights were just computed, and the block and the rows of y exist.
+            unsafe { multiply(s, weighted) };
+        }
+        for (i, lse) in lse.iter_mut().enumerate() {
+            let sum = s.sum(get(s, &sums[i * S::LANES..][..S::LANES], 0));
+            *lse = scale * max[i] + sum.ln();
+            shrink[i] = 1.0 / sum;
+        }
+        scale_rows(s, width, &shrink[..rows], y);
+    }
+}
+
+/// Gives every score of a key that its row does not see the value that has no weight.
+fn hide_unseen(s: AttentionShape, block: u64, rows: Range<usize>, seen: &Range<usize>, scores: &mut [f32]) {
+    for (row, t) in scores.chunks_exact_mut(KEY_BLOCK).zip(rows) {
+        let own = keys_of_row(s, block, t);
+        row[..own.start - seen.start].fill(f32::NEG_INFINITY);
+        row[own.end - seen.start..seen.len()].fill(f32::NEG_INFINITY);
+    }
+}
+
+/// What scores are multiplied with.
+pub(super) fn score_scale(s: AttentionShape) -> f32 {
+    (1.0 / (s.width as f64).sqrt()) as f32
+}
+
+/// Turns the first `n` scores of each row of `weights [rows, KEY_BLOCK]` into weights relative to the row's largest
+/// score so far, and adds them to `sums [rows, LANES]`. `shrink` receives the factors for what the rows have summed
+/// before: below one where the block raises the maximum, exactly one elsewhere.
+#[inline(always)]
+fn soften<S: Simd>(
+    s: S,
+    scale: f32,
+    n: usize,
+    weights: &mut [f32],
+    max: &mut [f32],
+    shrink: &mut [f32],
+    sums: &mut [f32],
+) {
+    for (i, (max, old)) in max.iter_mut().zip(&mut *shrink).enumerate() {
+        let mut largest = s.splat(*max);
+        for at in (0..n).step_by(S::LANES) {
+            largest = s.max(get(s, &weights[i * KEY_BLOCK..][..KEY_BLOCK], at), largest);
+        }
+        *old = *max;
+        *max = s.max_lane(largest);
+    }
+    // All rows at once: an exponential costs the same for one value and for a vector.
+    for at in (0..max.len()).step_by(S::LANES) {
+        let fall = s.sub(get(s, shrink, at), get(s, max, at));
+        put(s, shrink, at, s.exp(s.mul(fall, s.splat(scale))));
+    }
+    for (i, sum) in sums.chunks_exact_mut(S::LANES).enumerate() {
+        let max = s.splat(max[i]);
+        let mut total = s.mul(get(s, sum, 0), s.splat(shrink[i]));
+        let weights = &mut weights[i * KEY_BLOCK..][..KEY_BLOCK];
+        for at in (0..n).step_by(S::LANES) {
+            let weight = s.exp(s.mul(s.sub(get(s, weights, at), max), s.splat(scale)));
+            put(s, weights, at, weight);
+            total = s.add(total, weight);
+        }
+        put(s, sum, 0, total);
+    }
+}
+
+/// Multiplies each row of `y [factors, width]` with its factor.
+#[inline(always)]
+fn scale_rows<S: Simd>(s: S, width: usize, factors: &[f32], y: &mut [f32]) {
+    for (y, &factor) in y.chunks_exact_mut(width).zip(factors) {
+        for at in (0..width).step_by(S::LANES) {
+            // Adding zero turns -0 into 0, so that a weight of zero leaves every bit of y as it is.
+            put(s, y, at, s.fma(get(s, y, at), s.splat(factor), s.splat(0.0)));
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! Small matrix products and triangular solves, four rows by a strip of vectors at a time.
+//!
+//! Right operands and results are row-major with padded rows; a left operand has any two strides, so that its
+//! transpose costs nothing. Every entry of a result is summed in rising order of the inner index.
+
+use crate::simd::{Simd, Vectorized};
+use std::ops::Range;
+
+/// Rows of a tile; the last rows of a matrix are taken one by one.
+const ROWS: usize = 4;
+
+/// A left operand: entry `(i, k)` lies at `data[i * row + k * step]`.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a> {
+    data: &'a [f32],
+    row: usize,
+    step: usize,
+}
+
+impl<'a> Left<'a> {
+    /// A row-major matrix with rows of `width` values.
+    pub(super) fn plain(data: &'a [f32], width: usize) -> Self {
+        Self { data, row: width, step: 1 }
+    }
+    /// The transpose of a row-major matrix with rows of `width` values.
+    pub(super) fn transposed(data: &'a [f32], width: usize) -> Self {
+        Self { data, row: 1, step: width }
+    }
+    fn check(&self, rows: usize, inner: usize) {
+        let last = rows.saturating_sub(1) * self.row + inner.saturating_sub(1) * self.step;
+        assert!(rows == 0 || inner == 0 || last < self.data.len());
+    }
+}
+
+/// What is known of the operands, so that zeros need not be multiplied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Nothing.
+    Full,
+    /// The left operand is lower triangular.
+    LowerLeft,
+    /// The left operand is upper triangular.
+    UpperLeft,
+    /// Of the result only the lower triangle is needed; columns beyond the tile that holds the diagonal stay as
+    /// they are.
+    LowerResult,
+}
+
+/// Extent of a product: `result [rows, columns] = left [rows, inner] right [inner, columns]`; `columns` is a
+/// multiple of the padding.
+#[derive(Clone, Copy)]
+pub(super) struct Extent {
+    pub(super) rows: usize,
+    pub(super) inner: usize,
+    pub(super) columns: usize,
+    pub(super) part: Part,
+}
+
+/// What becomes of a product `x`, row by row.
+pub(super) enum Into<'a> {
+    /// `result = x`.
+    Set,
+    /// `result += x`.
+    Add,
+    /// `result = weight x`.
+    SetWeighted(&'a [f32]),
+    /// `result += weight x`.
+    AddWeighted(&'a [f32]),
+    /// `result += weight x`, and the weights' own gradient, `gradient += x . with`, for `with` shaped like the result.
+    AddWeightedAndGradient { weights: &'a [f32], with: &'a [f32], gradient: &'a mut [f32] },
+}
+
+/// A product; rows of `right` and `result` hold `columns` values.
+#[inline(always)]
+pub(super) fn product<S: Simd>(s: S, e: Extent, left: Left<'_>, right: &[f32], result: &mut [f32], into: Into<'_>) {
+    s.outline(Product { e, left, right, result, into });
+}
+
+struct Product<'a> {
+    e: Extent,
+    left: Left<'a>,
+    right: &'a [f32],
+    result: &'a mut [f32],
+    into: Into<'a>,
+}
+
+impl Vectorized for Product<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let e = self.e;
+        assert!(e.columns.is_multiple_of(S::LANES));
+        assert!(self.right.len() >= e.inner * e.columns && self.result.len() >= e.rows * e.columns);
+        match &self.into {
+            Into::Set | Into::Add => {}
+            Into::SetWeighted(weights) | Into::AddWeighted(weights) => assert!(weights.len() >= e.rows),
+            Into::AddWeightedAndGradient { weights, with, gradient } => {
+                assert!(weights.len().min(gradient.len()) >= e.rows && with.len() >= e.rows * e.columns);
+            }
+        }
+        self.left.check(e.rows, e.inner);
+        if e.part == Part::LowerResult {
+            for row in (0..e.rows).step_by(ROWS) {
+                let last = (row + ROWS).min(e.rows);
+                self.strips(s, row..last, last.next_multiple_of(S::LANES).min(e.columns));
+            }
+        } else {
+            self.strips(s, 0..e.rows, e.columns);
+        }
+    }
+}
+
+impl Product<'_> {
+    /// These rows of the result, as far as `columns`.
+    #[inline(always)]
+    fn strips<S: Simd>(&mut self, s: S, rows: Range<usize>, columns: usize) {
+        let mut column = 0;
+        while column < columns {
+            let vectors = ((columns - column) / S::LANES).min(S::STRIP);
+            // SAFETY: the operands hold what the extent says (checked on entry), and the strip ends inside the rows.
+            unsafe {
+                match vectors {
+                    1 => self.strip::<S, 1>(s, rows.clone(), column),
+                    2 => self.strip::<S, 2>(s, rows.clone(), column),
+                    3 if S::STRIP >= 3 => self.strip::<S, 3>(s, rows.clone(), column),
+                    _ if S::STRIP >= 4 => self.strip::<S, 4>(s, rows.clone(), column),
+                    _ => unreachable!("a strip is at most STRIP vectors wide"),
+                }
+            }
+            column += vectors * S::LANES;
+        }
+    }
+
+    /// One strip of `N` vectors.
+    ///
+    /// # Safety
+    /// The operands hold what the extent says; `rows` and `column + N * LANES` are inside it.
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, rows: Range<usize>, column: usize) {
+        let whole = rows.end - rows.len() % ROWS;
+        // SAFETY: rows up to `whole` are taken by `ROWS`, the others one by one.
+        unsafe {
+            for row in (rows.start..whole).step_by(ROWS) {
+                self.tile::<S, ROWS, N>(s, row, column);
+            }
+            for row in whole..rows.end {
+                self.tile::<S, 1, N>(s, row, column);
+            }
+        }
+    }
+
+    /// `R` rows of a strip.
+    ///
+    /// # Safety
+    /// As [`Product::strip`], and `row + R` is inside the extent.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const N: usize>(&mut self, s: S, row: usize, column: usize) {
+        let (e, left) = (self.e, self.left);
+        let (from, to) = match e.part {
+            Part::LowerLeft => (0, e.inner.min(row + R)),
+            Part::UpperLeft => (row.min(e.inner), e.inner),
+            Part::Full | Part::LowerResult => (0, e.inner),
+        };
+        // SAFETY: rows `row..row + R` of the result and `from..to` of the right operand are inside the extent.
+        unsafe {
+            let at = row * e.columns + column;
+            let c = self.result.as_mut_ptr().add(at);
+            let a = (left.data.as_ptr().add(row * left.row + from * left.step), left.row, left.step);
+            let b = (self.right.as_ptr().add(from * e.columns + column), e.columns);
+            if let Into::Add = self.into {
+                let sum = accumulate::<S, R, N>(s, load(s, c, e.columns), a, b, to - from);
+                return store(s, c, e.columns, sum);
+            }
+            let sum = accumulate::<S, R, N>(s, [[s.splat(0.0); N]; R], a, b, to - from);
+            match &mut self.into {
+                Into::Set | Into::Add => store(s, c, e.columns, sum),
+                Into::SetWeighted(weights) => {
+                    let zero = [[s.splat(0.0); N]; R];
+                    store(s, c, e.columns, weighted(s, &weights[row..], sum, zero));
+                }
+                Into::AddWeighted(weights) => {
+                    store(s, c, e.columns, weighted(s, &weights[row..], sum, load(s, c, e.columns)));
+                }
+                Into::AddWeightedAndGradient { weights, with, gradient } => {
+                    store(s, c, e.columns, weighted(s, &weights[row..], sum, load(s, c, e.columns)));
+                    let with: Tile<S::V, R, N> = load(s, with.as_ptr().add(at), e.columns);
+                    for (r, gradient) in gradient[row..row + R].iter_mut().enumerate() {
+                        let mut total = s.mul(sum[r][0], with[r][0]);
+                        for n in 1..N {
+                            total = s.fma(sum[r][n], with[r][n], total);
+                        }
+                        *gradient += s.sum(total);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `tile + weight sum`, row by row.
+#[inline(always)]
+fn weighted<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    weights: &[f32],
+    sum: Tile<S::V, R, N>,
+    mut tile: Tile<S::V, R, N>,
+) -> Tile<S::V, R, N> {
+    for r in 0..R {
+        let weight = s.splat(weights[r]);
+        for n in 0..N {
+            tile[r][n] = s.fma(weight, sum[r][n], tile[r][n]);
+        }
+    }
+    tile
+}
+
+type Tile<V, const R: usize, const N: usize> = [[V; N]; R];
+
+/// # Safety
+/// `R` rows of `N` vectors, `width` values apart, are readable at `p`.
+#[inline(always)]
+unsafe fn load<S: Simd, const R: usize, const N: usize>(s: S, p: *const f32, width: usize) -> Tile<S::V, R, N> {
+    let mut tile = [[s.splat(0.0); N]; R];
+    for (r, row) in tile.iter_mut().enumerate() {
+        for (j, x) in row.iter_mut().enumerate() {
+            // SAFETY: the caller promises the rows.
+            *x = unsafe { s.load(p.add(r * width + j * S::LANES)) };
+        }
+    }
+    tile
+}
+
+/// # Safety
+/// `R` rows of `N` vectors, `width` values apart, are writable at `p`.
+#[inline(always)]
+unsafe fn store<S: Simd, const R: usize, const N: usize>(s: S, p: *mut f32, width: usize, tile: Tile<S::V, R, N>) {
+    for (r, row) in tile.iter().enumerate() {
+        for (j, &x) in row.iter().enumerate() {
+            // SAFETY: the caller promises the rows.
+            unsafe { s.store(p.add(r * width + j * S::LANES), x) }
+        }
+    }
+}
+
+/// `sum += left right` over `inner` steps, in registers.
+///
+/// # Safety
+/// `left` is `R` rows by `inner` steps of readable values, `right` is `inner` rows of `N` readable vectors.
+#[inline(always)]
+unsafe fn accumulate<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    mut sum: Tile<S::V, R, N>,
+    (left, row, step): (*const f32, usize, usize),
+    (right, width): (*const f32, usize),
+    inner: usize,
+) -> Tile<S::V, R, N> {
+    for k in 0..inner {
+        // SAFETY: the caller promises `inner` steps of the left and rows of the right operand.
+        unsafe {
+            let mut b = [s.splat(0.0); N];
+            for (j, b) in b.iter_mut().enumerate() {
+                *b = s.load(right.add(k * width + j * S::LANES));
+            }
+            for (r, sum) in sum.iter_mut().enumerate() {
+                let a = s.splat(*left.add(r * row + k * step));
+                for (sum, &b) in sum.iter_mut().zip(&b) {
+                    *sum = s.fma(a, b, *sum);
+                }
+            }
+        }
+    }
+    sum
+}
+
+/// A strictly lower triangular matrix and the extent of the two solves with it.
+#[derive(Clone, Copy)]
+pub(super) struct Triangle<'a> {
+    /// `[rows, stride]`, zero on and above the diagonal.
+    pub(super) data: &'a [f32],
+    /// Values between two of its rows.
+    pub(super) stride: usize,
+    /// Rows.
+    pub(super) rows: usize,
+    /// Values in a row of the right-hand side and of the solution; padded.
+    pub(super) width: usize,
+}
+
+impl Triangle<'_> {
+    fn check<S: Simd>(&self, sides: [usize; 3], gates: usize) {
+        assert!(self.rows <= self.stride && self.width.is_multiple_of(S::LANES));
+        assert!(self.data.len() >= self.rows * self.stride && gates >= self.rows);
+        assert!(sides.into_iter().all(|n| n >= self.rows * self.width));
+    }
+}
+
+/// Solves token by token: `p_t += sum_{j<t} M[t,j] c_j`, `c_t = rate_t v_t - erase_t p_t`.
+pub(super) struct Solve<'a> {
+    pub(super) m: Triangle<'a>,
+    pub(super) rate: &'a [f32],
+    pub(super) erase: &'a [f32],
+    pub(super) v: &'a [f32],
+    /// In: what the start of the chunk gives. Out: the whole.
+    pub(super) p: &'a mut [f32],
+    pub(super) c: &'a mut [f32],
+}
+
+impl Solve<'_> {
+    #[inline(always)]
+    pub(super) fn run<S: Simd>(mut self, s: S) {
+        let m = self.m;
+        m.check::<S>([self.v.len(), self.p.len(), self.c.len()], self.rate.len().min(self.erase.len()));
+        let mut column = 0;
+        while column < m.width {
+            let vectors = ((m.width - column) / S::LANES).min(S::STRIP);
+            // SAFETY: the operands hold `rows` rows (checked above), and the strip ends inside them.
+            unsafe {
+                match vectors {
+                    1 => self.strip::<S, 1>(s, column),
+                    2 => self.strip::<S, 2>(s, column),
+                    3 if S::STRIP >= 3 => self.strip::<S, 3>(s, column),
+                    _ if S::STRIP >= 4 => self.strip::<S, 4>(s, column),
+                    _ => unreachable!("a strip is at most STRIP vectors wide"),
+                }
+            }
+            column += vectors * S::LANES;
+        }
+    }
+
+    /// # Safety
+    /// The operands hold what `m` says, and `column + N * LANES <= m.width`.
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, column: usize) {
+        let whole = self.m.rows - self.m.rows % ROWS;
+        // SAFETY: rows up to `whole` are taken by `ROWS`, the others one by one.
+        unsafe {
+            for row in (0..whole).step_by(ROWS) {
+                self.tile::<S, ROWS, N>(s, row, column);
+            }
+            for row in whole..self.m.rows {
+                self.tile::<S, 1, N>(s, row, column);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Solve::strip`], and `row + R <= m.rows`.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const N: usize>(&mut self, s: S, row: usize, column: usize) {
+        let m = self.m;
+        // SAFETY: the caller promises the rows.
+        unsafe {
+            let at = row * m.width + column;
+            let left = m.data.as_ptr().add(row * m.stride);
+            let start = load::<S, R, N>(s, self.p.as_ptr().add(at), m.width);
+            let before = (self.c.as_ptr().add(column), m.width);
+            let mut p = accumulate(s, start, (left, m.stride, 1), before, row);
+            let mut c = [[s.splat(0.0); N]; R];
+            for r in 0..R {
+                for j in 0..r {
+                    let a = s.splat(*left.add(r * m.stride + row + j));
+                    for n in 0..N {
+                        p[r][n] = s.fma(a, c[j][n], p[r][n]);
+                    }
+                }
+                let (rate, erase) = (s.splat(self.rate[row + r]), s.splat(-self.erase[row + r]));
+                for n in 0..N {
+                    let v = s.load(self.v.as_ptr().add(at + r * m.width + n * S::LANES));
+                    c[r][n] = s.fma(erase, p[r][n], s.mul(rate, v));
+                }
+            }
+            store(s, self.p.as_mut_ptr().add(at), m.width, p);
+            store(s, self.c.as_mut_ptr().add(at), m.width, c);
+        }
+    }
+}
+
+/// Transpose of [`Solve`] in `p` and `c`: `dc_j += sum_{t>j} M[t,j] dp_t`, `dp_j = -erase_j dc_j`.
+pub(super) struct SolveTransposed<'a> {
+    pub(super) m: Triangle<'a>,
+    pub(super) erase: &'a [f32],
+    /// In: what the reads and the end of the chunk give. Out: the whole.
+    pub(super) dc: &'a mut [f32],
+    pub(super) dp: &'a mut [f32],
+}
+
+impl SolveTransposed<'_> {
+    #[inline(always)]
+    pub(super) fn run<S: Simd>(mut self, s: S) {
+        let m = self.m;
+        m.check::<S>([self.dc.len(), self.dp.len(), self.dp.len()], self.erase.len());
+        let mut column = 0;
+        while column < m.width {
+            let vectors = ((m.width - column) / S::LANES).min(S::STRIP);
+            // SAFETY: the operands hold `rows` rows (checked above), and the strip ends inside them.
+            unsafe {
+                match vectors {
+                    1 => self.strip::<S, 1>(s, column),
+                    2 => self.strip::<S, 2>(s, column),
+                    3 if S::STRIP >= 3 => self.strip::<S, 3>(s, column),
+                    _ if S::STRIP >= 4 => self.strip::<S, 4>(s, column),
+                    _ => unreachable!("a strip is at most STRIP vectors wide"),
+                }
+            }
+            column += vectors * S::LANES;
+        }
+    }
+
+    /// # Safety
+    /// The operands hold what `m` says, and `column + N * LANES <= m.width`.
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, column: usize) {
+        let whole = self.m.rows - self.m.rows % ROWS;
+        // SAFETY: rows up to `whole` are taken by `ROWS`, the others one by one.
+        unsafe {
+            for row in (whole..self.m.rows).rev() {
+                self.tile::<S, 1, N>(s, row, column);
+            }
+            for row in (0..whole).step_by(ROWS).rev() {
+                self.tile::<S, ROWS, N>(s, row, column);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`SolveTransposed::strip`], and `row + R <= m.rows`.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const N: usize>(&mut self, s: S, row: usize, column: usize) {
+        let m = self.m;
+        let (at, next) = (row * m.width + column, row + R);
+        // SAFETY: the caller promises the rows; nothing is read behind the last one.
+        unsafe {
+            let start = load::<S, R, N>(s, self.dc.as_ptr().add(at), m.width);
+            let left = m.data.as_ptr().wrapping_add(next * m.stride + row);
+            let after = self.dp.as_ptr().wrapping_add(next * m.width + column);
+            let mut dc = accumulate(s, start, (left, 1, m.stride), (after, m.width), m.rows - next);
+            let mut dp = [[s.splat(0.0); N]; R];
+            for r in (0..R).rev() {
+                for t in r + 1..R {
+                    let a = s.splat(m.data[(row + t) * m.stride + row + r]);
+                    for n in 0..N {
+                        dc[r][n] = s.fma(a, dp[t][n], dc[r][n]);
+                    }
+                }
+                let erase = s.splat(-self.erase[row + r]);
+                for n in 0..N {
+                    dp[r][n] = s.mul(erase, dc[r][n]);
+                }
+            }
+            store(s, self.dc.as_mut_ptr().add(at), m.width, dc);
+            store(s, self.dp.as_mut_ptr().add(at), m.width, dp);
+        }
+    }
+}
+
+/// `dst[c, r] = src[r, c]` for `src [rows, columns]`, with rows of `from` and `to` values.
+#[inline(always)]
+pub(super) fn transpose<S: Simd>(
+    s: S,
+    (rows, columns): (usize, usize),
+    src: &[f32],
+    from: usize,
+    dst: &mut [f32],
+    to: usize,
+) {
+    s.outline(Transpose { rows, columns, src, from, dst, to });
+}
+
+struct Transpose<'a> {
+    rows: usize,
+    columns: usize,
+    src: &'a [f32],
+    from: usize,
+    dst: &'a mut [f32],
+    to: usize,
+}
+
+impl Vectorized for Transpose<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { rows, columns, src, from, dst, to } = self;
+        if rows == 0 || columns == 0 {
+            return;
+        }
+        assert!((rows - 1) * from + columns <= src.len() && (columns - 1) * to + rows <= dst.len());
+        let whole = (rows - rows % S::LANES, columns - columns % S::LANES);
+        for r in (0..whole.0).step_by(S::LANES) {
+            for c in (0..whole.1).step_by(S::LANES) {
+                // SAFETY: the squares lie inside both matrices, which are distinct borrows.
+                unsafe {
+                    s.transpose(
+                        S::LANES,
+                        S::LANES,
+                        src.as_ptr().add(r * from + c),
+                        from,
+                        dst.as_mut_ptr().add(c * to + r),
+                        to,
+                    )
+                }
+            }
+        }
+        for r in 0..rows {
+            for c in if r < whole.0 { whole.1 } else { 0 }..columns {
+                dst[c * to + r] = src[r * from + c];
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Softmax attention over a ring of keys and values at absolute positions, and the ring's upkeep.
+//!
+//! ```text
+//! s_ij = q_i . k_j / sqrt(D)         for j <= i, i - j < window
+//! p_ij = exp(s_ij - lse_i)           lse_i = log sum_j exp(s_ij)
+//! y_i  = sum_j p_ij v_j
+//! ```
+
+use super::AttentionShape;
+use crate::scalar::Scalar;
+use std::ops::RangeInclusive;
+
+/// `q, y [heads, T, D]`, caches as in [`AttentionShape`] with the call's own keys already stored; `lse [heads, T]`
+/// receives log-sum-exp for the backward pass. Keys are taken in rising position.
+pub fn attention_forward<F: Scalar>(s: AttentionShape, q: &[F], keys: &[F], values: &[F], y: &mut [F], lse: &mut [F]) {
+    check(s, q, keys, values, y, lse);
+    for h in 0..s.heads {
+        let kv = key_head(s, h);
+        for t in 0..s.tokens {
+            let row = h * s.tokens + t;
+            let q = &q[row * s.width..][..s.width];
+            let scores: Vec<F> = seen(s, t).map(|p| score(s, q, keys, kv, p)).collect();
+            let max = scores.iter().fold(scores[0], |a, &b| if b > a { b } else { a }).detach();
+            let sum: F = scores.iter().map(|&x| (x - max).exp()).sum();
+            lse[row] = max + sum.ln();
+            let y = &mut y[row * s.width..][..s.width];
+            y.fill(F::zero());
+            for (p, &x) in seen(s, t).zip(&scores) {
+                // Not exp(x - lse): the logarithm of the sum would cost digits where scores are large.
+                let weight = (x - max).exp() / sum;
+                for (c, y) in y.iter_mut().enumerate() {
+                    *y += weight * values[s.value_index(kv, p, c)];
+                }
+            }
+        }
+    }
+}
+
+/// Transpose of [`attention_forward`], from its `y` and `lse`: adds into `dq [heads, T, D]` and, for the call's own
+/// keys and values, into `dk, dv [kv_heads, T, D]`. Older keys and values are constants.
+pub fn attention_backward<F: Scalar>(
+    s: AttentionShape,
+    q: &[F],
+    keys: &[F],
+    values: &[F],
+    y: &[F],
+    lse: &[F],
+    dy: &[F],
+    dq: &mut [F],
+    dk: &mut [F],
+    dv: &mut [F],
+) {
+    check(s, q, keys, values, y, lse);
+    debug_assert_eq!((dy.len(), dq.len()), (q.len(), q.len()));
+    debug_assert_eq!((dk.len(), dv.len()), (s.kv_heads * s.tokens * s.width, s.kv_heads * s.tokens * s.width));
+    let scale = score_scale::<F>(s);
+    for h in 0..s.heads {
+        let kv = key_head(s, h);
+        for t in 0..s.tokens {
+            let row = h * s.tokens + t;
+            let at = row * s.width..(row + 1) * s.width;
+            let (q, y, dy, dq) = (&q[at.clone()], &y[at.clone()], &dy[at.clone()], &mut dq[at]);
+            let mean: F = dy.iter().zip(y).map(|(&dy, &y)| dy * y).sum();
+            for p in seen(s, t) {
+                let weight = (score(s, q, keys, kv, p) - lse[row]).exp();
+                let dweight: F = dy.iter().enumerate().map(|(c, &dy)| dy * values[s.value_index(kv, p, c)]).sum();
+                let dscore = weight * (dweight - mean) * scale;
+                for c in 0..s.width {
+                    dq[c] += dscore * keys[s.key_index(kv, p, c)];
+                }
+                if let Some(own) = p.checked_sub(s.pos) {
+                    let at = (kv * s.tokens + own as usize) * s.width;
+                    for c in 0..s.width {
+                        dk[at + c] += dscore * q[c];
+                        dv[at + c] += weight * dy[c];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes the call's keys and values `k, v [kv_heads, T, D]` into the ring at positions `pos..pos + T`.
+pub fn store<F: Scalar>(s: AttentionShape, k: &[F], v: &[F], keys: &mut [F], values: &mut [F]) {
+    debug_assert_eq!((k.len(), v.len()), (s.kv_heads * s.tokens * s.width, s.kv_heads * s.tokens * s.width));
+    debug_assert_eq!((keys.len(), values.len()), (s.cache_len(), s.cache_len()));
+    for h in 0..s.kv_heads {
+        for t in 0..s.tokens {
+            let p = s.pos + t as u64;
+            for c in 0..s.width {
+                keys[s.key_index(h, p, c)] = k[(h * s.tokens + t) * s.width + c];
+                values[s.value_index(h, p, c)] = v[(h * s.tokens + t) * s.width + c];
+            }
+        }
+    }
+}
+
+/// Copies what later calls can still see, the last `window - 1` keys and values before position
+/// `from.pos + from.tokens`, from the ring of `from` into one of `to_ring` slots. Other slots stay as they are.
+///
+/// Both rings hold at least `window - 1` slots; `to_ring` is a multiple of [`super::KEY_BLOCK`].
+pub fn carry<F: Scalar>(
+    from: AttentionShape,
+    keys: &[F],
+    values: &[F],
+    to_ring: usize,
+    to_keys: &mut [F],
+    to_values: &mut [F],
+) {
+    let to = AttentionShape { ring: to_ring, ..from };
+    debug_assert_eq!((keys.len(), values.len()), (from.cache_len(), from.cache_len()));
+    debug_assert_eq!((to_keys.len(), to_values.len()), (to.cache_len(), to.cache_len()));
+    let end = from.pos + from.tokens as u64;
+    let first = end.saturating_sub(from.window as u64 - 1);
+    debug_assert!(end - first <= from.ring.min(to.ring) as u64);
+    for h in 0..from.kv_heads {
+        for p in first..end {
+            for c in 0..from.width {
+                to_keys[to.key_index(h, p, c)] = keys[from.key_index(h, p, c)];
+                to_values[to.value_index(h, p, c)] = values[from.value_index(h, p, c)];
+            }
+        }
+    }
+}
+
+/// The key head that query head `h` looks at.
+fn key_head(s: AttentionShape, h: usize) -> usize {
+    h / (s.heads / s.kv_heads)
+}
+
+/// Positions that the query of row `t` sees.
+fn seen(s: AttentionShape, t: usize) -> RangeInclusive<u64> {
+    s.first_key(t)..=s.pos + t as u64
+}
+
+fn score_scale<F: Scalar>(s: AttentionShape) -> F {
+    F::from_f64(1.0 / (s.width as f64).sqrt())
+}
+
+fn score<F: Scalar>(s: AttentionShape, q: &[F], keys: &[F], kv: usize, p: u64) -> F {
+    let dot: F = q.iter().enumerate().map(|(c, &q)| q * keys[s.key_index(kv, p, c)]).sum();
+    dot * score_scale(s)
+}
+
+fn check<F>(s: AttentionShape, q: &[F], keys: &[F], values: &[F], y: &[F], lse: &[F]) {
+    let rows = s.heads * s.tokens;
+    debug_assert_eq!(s.heads % s.kv_heads, 0);
+    debug_assert_eq!((q.len(), y.len(), lse.len()), (rows * s.width, rows * s.width, rows));
+    debug_assert_eq!((keys.len(), values.len()), (s.cache_len(), s.cache_len()));
+}

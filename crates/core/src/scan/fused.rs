@@ -1,0 +1,316 @@
+//! The scan of `f32`: checks once, picks a kernel, and runs heads side by side.
+
+use super::{CHECKPOINT_TOKENS, MAX_INPUTS, PerInput, ScanShape, Write, reference_backward, reference_forward};
+use crate::error::{Result, expect_len};
+use crate::kernel::{Cotangents, KernelChoice, Scratch, Sequence};
+use crate::rule::Dims;
+use crate::rules::AnyRule;
+use crate::simd::Isa;
+use std::cell::RefCell;
+
+/// How a scan runs; none of it changes what it computes. The default is the fastest kernel of this machine, on one
+/// thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// Which kernel.
+    pub kernel: KernelChoice<'a>,
+    /// Whether heads may run on the threads of the current rayon pool. Results have the same bits either way.
+    pub parallel: bool,
+    /// The instruction set, which the machine must have; the bits of results depend on it.
+    pub isa: Isa,
+}
+
+impl Default for Run<'_> {
+    fn default() -> Self {
+        Self { kernel: KernelChoice::Auto, parallel: false, isa: Isa::best() }
+    }
+}
+
+/// Work below which a task is not split further: some ten microseconds, several times what a fork costs.
+const SPLIT_FLOPS: f64 = 1e6;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+    static LAYOUTS: RefCell<Vec<Layout>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a rule's lists say at one size, kept so that a call for a single token allocates nothing.
+#[derive(Clone)]
+struct Layout {
+    rule: AnyRule,
+    dims: Dims,
+    inputs: PerInput<(&'static str, usize)>,
+    state_len: usize,
+}
+
+impl Layout {
+    /// Rules and sizes that are remembered per thread; a model has a few.
+    const KEPT: usize = 16;
+
+    fn new(rule: &AnyRule, dims: Dims) -> Result<Self> {
+        rule.check(dims)?;
+        let inputs = rule.inputs().iter().map(|input| (input.name, input.width.of(dims))).collect();
+        Ok(Self { rule: rule.clone(), dims, inputs, state_len: rule.state_len(dims) })
+    }
+
+    /// Calls `use_it` with the layout of a rule.
+    fn with<T>(rule: &AnyRule, dims: Dims, use_it: impl FnOnce(&Layout) -> Result<T>) -> Result<T> {
+        LAYOUTS.with_borrow_mut(|kept| {
+            let at = match kept.iter().position(|l| l.dims == dims && l.rule == *rule) {
+                Some(at) => at,
+                None => {
+                    kept.truncate(Self::KEPT - 1);
+                    kept.insert(0, Self::new(rule, dims)?);
+                    0
+                }
+            };
+            use_it(&kept[at])
+        })
+    }
+
+    fn expect_inputs(&self, s: ScanShape, what: &str, lens: impl ExactSizeIterator<Item = usize>) -> Result<()> {
+        expect_len("scan", what, self.inputs.len(), lens.len())?;
+        for (&(name, width), len) in self.inputs.iter().zip(lens) {
+            expect_len("scan", name, s.heads * s.tokens * width, len)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs a memory rule over all heads: layouts as in [`crate::scan`]. `state` goes from its start to its end, `y` is
+/// overwritten; `saved`, where given, receives the checkpoints of a training pass.
+///
+/// # Errors
+/// [`crate::Error::Shape`] for a buffer that does not fit, [`crate::Error::Kernel`] for a kernel that is not
+/// available, and what the rule's own check says.
+pub fn forward_f32(
+    rule: &AnyRule,
+    s: ScanShape,
+    run: Run<'_>,
+    inputs: &[&[f32]],
+    state: &mut [f32],
+    y: &mut [f32],
+    saved: Option<&mut [f32]>,
+    write: Write,
+) -> Result<()> {
+    let state_len = Layout::with(rule, s.dims, |layout| {
+        layout.expect_inputs(s, "inputs", inputs.iter().map(|x| x.len()))?;
+        expect_len("scan", "state", s.heads * layout.state_len, state.len())?;
+        expect_len("scan", "y", s.heads * s.tokens * s.dims.dv, y.len())?;
+        if let Some(saved) = &saved {
+            expect_len("scan", "saved", s.heads * s.checkpoints() * layout.state_len, saved.len())?;
+        }
+        Ok(layout.state_len)
+    })?;
+    let job = Job { rule, s, kernel: rule.choose(s.dims, s.tokens, run.kernel)?, isa: run.isa, state_len };
+    if s.heads * s.tokens > 0 {
+        job.forward(run.parallel, Forward { inputs: inputs.iter().copied().collect(), state, y, saved, write });
+    }
+    Ok(())
+}
+
+/// Transpose of [`forward_f32`] with [`Write::Yes`], from its `saved` states. `dinputs` are added into; `dstate` is
+/// dL/dstate at the end on entry, at the start on exit.
+///
+/// # Errors
+/// As [`forward_f32`].
+pub fn backward_f32(
+    rule: &AnyRule,
+    s: ScanShape,
+    run: Run<'_>,
+    inputs: &[&[f32]],
+    saved: &[f32],
+    dy: &[f32],
+    dinputs: &mut [&mut [f32]],
+    dstate: &mut [f32],
+) -> Result<()> {
+    let state_len = Layout::with(rule, s.dims, |layout| {
+        layout.expect_inputs(s, "inputs", inputs.iter().map(|x| x.len()))?;
+        layout.expect_inputs(s, "dinputs", dinputs.iter().map(|x| x.len()))?;
+        expect_len("scan", "saved", s.heads * s.checkpoints() * layout.state_len, saved.len())?;
+        expect_len("scan", "dy", s.heads * s.tokens * s.dims.dv, dy.len())?;
+        expect_len("scan", "dstate", s.heads * layout.state_len, dstate.len())?;
+        Ok(layout.state_len)
+    })?;
+    let job = Job { rule, s, kernel: rule.choose(s.dims, s.tokens, run.kernel)?, isa: run.isa, state_len };
+    if s.heads * s.tokens > 0 {
+        let inputs = inputs.iter().copied().collect();
+        let dinputs = dinputs.iter_mut().map(|x| &mut **x).collect();
+        job.backward(run.parallel, Backward { inputs, saved, dy, dinputs, dstate });
+    }
+    Ok(())
+}
+
+/// What does not differ from head to head; `s.heads` counts the heads that are left.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    rule: &'a AnyRule,
+    s: ScanShape,
+    /// `None` is the reference.
+    kernel: Option<usize>,
+    isa: Isa,
+    state_len: usize,
+}
+
+/// Buffers of a forward pass, for the heads of a job.
+struct Forward<'a> {
+    inputs: PerInput<&'a [f32]>,
+    state: &'a mut [f32],
+    y: &'a mut [f32],
+    saved: Option<&'a mut [f32]>,
+    write: Write,
+}
+
+/// Buffers of a backward pass, for the heads of a job.
+struct Backward<'a> {
+    inputs: PerInput<&'a [f32]>,
+    saved: &'a [f32],
+    dy: &'a [f32],
+    dinputs: PerInput<&'a mut [f32]>,
+    dstate: &'a mut [f32],
+}
+
+impl<'a> Job<'a> {
+    /// The two halves of the heads, or nothing if the work is too small to share.
+    fn halves(self, parallel: bool) -> Option<(Self, Self)> {
+        let (s, first) = (self.s, self.s.heads / 2);
+        let flops = s.heads as f64 * s.tokens as f64 * self.rule.flops(s.dims);
+        let half = |heads| Self { s: ScanShape { heads, ..s }, ..self };
+        (first > 0 && (!parallel || flops > SPLIT_FLOPS)).then(|| (half(first), half(s.heads - first)))
+    }
+
+    fn forward(self, parallel: bool, x: Forward<'_>) {
+        if self.s.heads == 1 {
+            return self.forward_head(x);
+        }
+        let Some((a, b)) = self.halves(parallel) else {
+            return self.forward(false, x);
+        };
+        let values = a.s.heads * a.s.tokens * a.s.dims.dv;
+        let (inputs_a, inputs_b) = split(a.s, x.inputs, self.s.heads);
+        let (state_a, state_b) = x.state.split_at_mut(a.s.heads * a.state_len);
+        let (y_a, y_b) = x.y.split_at_mut(values);
+        let (saved_a, saved_b) = match x.saved {
+            Some(saved) => {
+                let (a, b) = saved.split_at_mut(a.s.heads * a.s.checkpoints() * a.state_len);
+                (Some(a), Some(b))
+            }
+            None => (None, None),
+        };
+        let x_a = Forward { inputs: inputs_a, state: state_a, y: y_a, saved: saved_a, write: x.write };
+        let x_b = Forward { inputs: inputs_b, state: state_b, y: y_b, saved: saved_b, write: x.write };
+        fork(parallel, || a.forward(parallel, x_a), || b.forward(parallel, x_b));
+    }
+
+    fn forward_head(self, x: Forward<'_>) {
+        let Self { rule, s, kernel, .. } = self;
+        let Some(kernel) = kernel else {
+            return reference_forward(rule, s, &x.inputs, x.state, x.y, x.saved, x.write);
+        };
+        self.with_scratch(|scratch| match (x.write, x.saved) {
+            (Write::No, saved) => {
+                let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &x.inputs };
+                rule.kernel_read(kernel, s.dims, seq, x.state, x.y, scratch);
+                for saved in saved.into_iter().flat_map(|saved| saved.chunks_exact_mut(self.state_len)) {
+                    saved.copy_from_slice(x.state);
+                }
+            }
+            (Write::Yes, None) => {
+                let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &x.inputs };
+                rule.kernel_forward(kernel, s.dims, seq, x.state, x.y, scratch);
+            }
+            (Write::Yes, Some(saved)) => {
+                for (i, saved) in saved.chunks_exact_mut(self.state_len).enumerate() {
+                    saved.copy_from_slice(x.state);
+                    let (first, last) = self.segment(i);
+                    let inputs = self.part(&x.inputs, first, last);
+                    let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
+                    let y = &mut x.y[first * s.dims.dv..last * s.dims.dv];
+                    rule.kernel_forward(kernel, s.dims, seq, x.state, y, scratch);
+                }
+            }
+        });
+    }
+
+    fn backward(self, parallel: bool, x: Backward<'_>) {
+        if self.s.heads == 1 {
+            return self.backward_head(x);
+        }
+        let Some((a, b)) = self.halves(parallel) else {
+            return self.backward(false, x);
+        };
+        let (inputs_a, inputs_b) = split(a.s, x.inputs, self.s.heads);
+        let (saved_a, saved_b) = x.saved.split_at(a.s.heads * a.s.checkpoints() * a.state_len);
+        let (dy_a, dy_b) = x.dy.split_at(a.s.heads * a.s.tokens * a.s.dims.dv);
+        let (mut dinputs_a, mut dinputs_b) = (PerInput::new(), PerInput::new());
+        for d in x.dinputs {
+            let (a, b) = d.split_at_mut(d.len() / self.s.heads * a.s.heads);
+            dinputs_a.push(a);
+            dinputs_b.push(b);
+        }
+        let (dstate_a, dstate_b) = x.dstate.split_at_mut(a.s.heads * a.state_len);
+        let x_a = Backward { inputs: inputs_a, saved: saved_a, dy: dy_a, dinputs: dinputs_a, dstate: dstate_a };
+        let x_b = Backward { inputs: inputs_b, saved: saved_b, dy: dy_b, dinputs: dinputs_b, dstate: dstate_b };
+        fork(parallel, || a.backward(parallel, x_a), || b.backward(parallel, x_b));
+    }
+
+    fn backward_head(self, mut x: Backward<'_>) {
+        let Self { rule, s, kernel, .. } = self;
+        let Some(kernel) = kernel else {
+            return reference_backward(rule, s, &x.inputs, x.saved, x.dy, &mut x.dinputs, x.dstate);
+        };
+        self.with_scratch(|scratch| {
+            for (i, start) in x.saved.chunks_exact(self.state_len).enumerate().rev() {
+                let (first, last) = self.segment(i);
+                let inputs = self.part(&x.inputs, first, last);
+                let mut dinputs: [&mut [f32]; MAX_INPUTS] = Default::default();
+                for (part, d) in dinputs.iter_mut().zip(&mut x.dinputs) {
+                    let width = d.len() / s.tokens;
+                    *part = &mut d[first * width..last * width];
+                }
+                let dinputs = &mut dinputs[..inputs.len()];
+                let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
+                let dy = &x.dy[first * s.dims.dv..last * s.dims.dv];
+                let ct = Cotangents { start, dy, dinputs, dstate: x.dstate };
+                rule.kernel_backward(kernel, s.dims, seq, ct, scratch);
+            }
+        });
+    }
+
+    /// Calls `run` with this thread's scratch.
+    fn with_scratch(self, run: impl FnOnce(&mut Scratch)) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.set_isa(self.isa);
+            run(scratch);
+        });
+    }
+
+    /// Tokens between checkpoint `i` and the next.
+    fn segment(self, i: usize) -> (usize, usize) {
+        (i * CHECKPOINT_TOKENS, ((i + 1) * CHECKPOINT_TOKENS).min(self.s.tokens))
+    }
+
+    /// One head's inputs of tokens `first..last`.
+    fn part<'x>(self, inputs: &[&'x [f32]], first: usize, last: usize) -> PerInput<&'x [f32]> {
+        let cut = |x: &&'x [f32]| {
+            let width = x.len() / self.s.tokens;
+            &x[first * width..last * width]
+        };
+        inputs.iter().map(cut).collect()
+    }
+}
+
+/// The inputs of the first heads, as many as `a` has, and those of the others.
+fn split(a: ScanShape, inputs: PerInput<&[f32]>, heads: usize) -> (PerInput<&[f32]>, PerInput<&[f32]>) {
+    inputs.into_iter().map(|x| x.split_at(x.len() / heads * a.heads)).unzip()
+}
+
+/// Runs both, side by side if that is allowed.
+fn fork(parallel: bool, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
+    if parallel {
+        rayon::join(a, b);
+    } else {
+        a();
+        b();
+    }
+}

@@ -1,0 +1,120 @@
+//! The whole registry, held to the suite; and the suite, held to rules that are wrong.
+
+use hecate_core::conformance::{self, Report, mutants};
+use hecate_core::scan::{ScanShape, Write, reference_backward, reference_forward};
+use hecate_core::{AnyRule, Dims, MemoryRule, RuleVisitor};
+
+struct Suite;
+
+impl RuleVisitor for Suite {
+    type Out = Report;
+    fn visit<R: MemoryRule>(self, rule: &R) -> Report {
+        conformance::check(rule)
+    }
+}
+
+struct Endurance(usize);
+
+impl RuleVisitor for Endurance {
+    type Out = Report;
+    fn visit<R: MemoryRule>(self, rule: &R) -> Report {
+        conformance::endurance(rule, self.0)
+    }
+}
+
+#[test]
+fn every_registered_rule_keeps_every_promise() {
+    for rule in AnyRule::all() {
+        let report = rule.visit(Suite);
+        print!("{report}");
+        assert!(report.passed(), "{report}");
+    }
+}
+
+#[test]
+fn the_suite_rejects_every_mutant_by_the_check_that_one_expects_and_passes_the_rule_without_a_mistake() {
+    let verdicts: Vec<mutants::Verdict> = std::thread::scope(|scope| {
+        let handles: Vec<_> = mutants::ALL.iter().map(|judge| scope.spawn(judge)).collect();
+        handles.into_iter().map(|h| h.join().expect("the suite does not panic")).collect()
+    });
+    for verdict in verdicts {
+        let by: Vec<_> = verdict.report.failures.iter().map(|f| f.check).collect();
+        assert!(
+            verdict.is_right(),
+            "{}: expected {:?}, found {by:?}\n{}",
+            verdict.name,
+            verdict.expected,
+            verdict.report
+        );
+    }
+}
+
+#[test]
+#[ignore = "slow: up to 90 streams of 100,000 tokens for every rule, some minutes"]
+fn every_registered_rule_stays_finite_over_a_hundred_thousand_tokens() {
+    for rule in AnyRule::all() {
+        let report = rule.visit(Endurance(100_000));
+        assert!(report.passed(), "{report}");
+    }
+}
+
+/// Values that repeat from run to run and look like nothing in particular, in (-0.5, 0.5).
+fn wave(n: usize, phase: usize) -> Vec<f64> {
+    (0..n).map(|i| (((i + 31 * phase) * 7919 % 1009) as f64 + 0.5) / 1009.0 - 0.5).collect()
+}
+
+/// The scan is longer here than the distance between its kept states, and has several heads.
+#[test]
+fn the_scan_gives_bit_for_bit_what_the_rule_gives_token_by_token() {
+    let s = ScanShape { heads: 3, tokens: 150, dims: Dims::new(5, 3), pos: 7 };
+    for rule in AnyRule::all() {
+        let (list, len, dv) = (rule.inputs(), rule.state_len(s.dims), s.dims.dv);
+        let widths: Vec<usize> = list.iter().map(|i| i.width.of(s.dims)).collect();
+        let inputs: Vec<Vec<f64>> = widths.iter().enumerate().map(|(i, w)| wave(s.heads * s.tokens * w, i)).collect();
+        let refs: Vec<&[f64]> = inputs.iter().map(|x| &x[..]).collect();
+        let start = wave(s.heads * len, 20);
+        let (dy, dend) = (wave(s.heads * s.tokens * dv, 21), wave(s.heads * len, 22));
+
+        let (mut y, mut end) = (vec![f64::NAN; dy.len()], start.clone());
+        let mut saved = vec![f64::NAN; s.heads * s.checkpoints() * len];
+        reference_forward(&rule, s, &refs, &mut end, &mut y, Some(&mut saved), Write::Yes);
+        let mut dinputs: Vec<Vec<f64>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
+        let mut dstart = dend.clone();
+        let mut drefs: Vec<&mut [f64]> = dinputs.iter_mut().map(|x| &mut x[..]).collect();
+        reference_backward(&rule, s, &refs, &saved, &dy, &mut drefs, &mut dstart);
+        let (mut looked, mut unchanged) = (vec![f64::NAN; dy.len()], start.clone());
+        reference_forward(&rule, s, &refs, &mut unchanged, &mut looked, None, Write::No);
+        assert_eq!(unchanged, start, "{}: reading alone changes the state", rule.name());
+
+        let mut want: Vec<Vec<f64>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
+        for h in 0..s.heads {
+            let row = |t: usize, w: usize| (h * s.tokens + t) * w..(h * s.tokens + t + 1) * w;
+            let token = |t: usize| refs.iter().zip(&widths).map(|(x, &w)| &x[row(t, w)]).collect::<Vec<_>>();
+            let mut states = vec![start[h * len..(h + 1) * len].to_vec()];
+            for t in 0..s.tokens {
+                let (mut state, mut read) = (states[t].clone(), vec![f64::NAN; dv]);
+                rule.read(s.dims, s.pos + t as u64, &token(t), &states[0], &mut read);
+                assert_eq!(looked[row(t, dv)], read, "{}: reading alone, head {h}, token {t}", rule.name());
+                rule.step(s.dims, s.pos + t as u64, &token(t), &mut state, &mut read);
+                assert_eq!(y[row(t, dv)], read, "{}: head {h}, token {t}", rule.name());
+                states.push(state);
+            }
+            assert_eq!(end[h * len..(h + 1) * len], states[s.tokens], "{}: end of head {h}", rule.name());
+            let mut dstate = dend[h * len..(h + 1) * len].to_vec();
+            for t in (0..s.tokens).rev() {
+                let mut dx: Vec<&mut [f64]> = want.iter_mut().zip(&widths).map(|(x, &w)| &mut x[row(t, w)]).collect();
+                rule.step_backward(
+                    s.dims,
+                    s.pos + t as u64,
+                    &token(t),
+                    &states[t],
+                    &dy[row(t, dv)],
+                    &mut dx,
+                    &mut dstate,
+                );
+            }
+            assert_eq!(dstart[h * len..(h + 1) * len], dstate, "{}: gradient of the start of head {h}", rule.name());
+        }
+        assert_eq!(dinputs, want, "{}: gradients of the inputs", rule.name());
+    }
+}
