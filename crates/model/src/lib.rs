@@ -1,1 +1,31 @@
-//! x
+//! Models whose memories keep learning: blocks, state, optimizers, generation. No I/O: bytes in, bytes out.
+//!
+//! Three lifetimes, three types: [`Params`] (learned by the optimizer, immutable while serving), [`State`] (one per
+//! sequence) and [`Workspace`] or [`Tape`] (inside a call).
+//!
+//! **Invariant:** this crate opens no file and reads no clock.
+
+mod access;
+mod block;
+pub mod config;
+mod decode;
+mod error;
+mod generate;
+mod model;
+pub mod optim;
+mod params;
+mod pool;
+pub mod rng;
+pub mod state;
+pub mod tensorfile;
+pub mod weights;
+
+pub use access::{Access, Blocks};
+pub use block::MemoryInfo;
+pub use config::ModelConfig;
+pub use decode::{FIRST_TOKEN, generate};
+pub use error::{Error, Result};
+pub use generate::{GenerationConfig, Sampler};
+pub use model::{Logits, Model, Tape, Workspace};
+pub use params::{Init, Kind, ParamLayout, ParamSpec, Params};
+pub use state::{Lineage, State, StateLayout};

@@ -1,0 +1,214 @@
+//! Causal attention with rotary positions, over a window or over everything that the state keeps.
+
+use super::{Builder, Call};
+use crate::config::AttentionConfig;
+use crate::pool::{Pool, fit};
+use crate::state::Content;
+use hecate_core::ops::{AttentionShape, HeadShape, KEY_BLOCK, Ops, attention};
+use std::ops::Range;
+
+/// Tokens of one serving call that the state's ring has room for besides the window.
+pub(crate) const SERVE_TOKENS: usize = 128;
+
+pub(crate) struct Attention {
+    heads: usize,
+    kv_heads: usize,
+    pub width: usize,
+    window: usize,
+    pub base: f64,
+    q: Range<usize>,
+    k: Range<usize>,
+    v: Range<usize>,
+    /// Present where attention stands alone and projects its own way out.
+    out: Option<Range<usize>>,
+    /// Ring of the state, in slots.
+    ring: usize,
+    keys: Range<usize>,
+    values: Range<usize>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct AttentionTape<F> {
+    q: Vec<F>,      // [heads, T, D], rotated
+    keys: Vec<F>,   // the ring that the call attended over
+    values: Vec<F>, // the same for values
+    y: Vec<F>,      // [heads, T, D]
+    lse: Vec<F>,    // [heads, T]
+    merged: Vec<F>, // [T, heads * D], where attention stands alone
+}
+
+impl<F> AttentionTape<F> {
+    pub fn len(&self) -> usize {
+        [&self.q, &self.keys, &self.values, &self.y, &self.lse, &self.merged].iter().map(|v| v.len()).sum()
+    }
+}
+
+impl Attention {
+    pub fn new(b: &mut Builder<'_>, config: &AttentionConfig, alone: bool) -> Self {
+        let (heads, width) = (config.heads, config.head_width(b.width));
+        let kv_heads = config.kv_heads.unwrap_or(heads);
+        let part = if alone { "mixer" } else { "mixer.attention" };
+        let q = b.weight(&format!("{part}.q"), b.width, heads * width);
+        let k = b.weight(&format!("{part}.k"), b.width, kv_heads * width);
+        let v = b.weight(&format!("{part}.v"), b.width, kv_heads * width);
+        let out = alone.then(|| b.weight_out(&format!("{part}.out"), heads * width));
+        let ring = AttentionShape::ring_for(config.window(), SERVE_TOKENS);
+        let blocks = ring / KEY_BLOCK;
+        let name = format!("{}.attention", b.prefix);
+        let keys = b.state.add(format!("{name}.keys"), Content::Tensor(vec![kv_heads, blocks, width, KEY_BLOCK]));
+        let values = b.state.add(format!("{name}.values"), Content::Tensor(vec![kv_heads, blocks, KEY_BLOCK, width]));
+        let (window, base) = (config.window(), config.rope_base);
+        Self { heads, kv_heads, width, window, base, q, k, v, out, ring, keys, values }
+    }
+
+    /// Width of what it gives: all heads side by side.
+    pub fn inner(&self) -> usize {
+        self.heads * self.width
+    }
+
+    fn shape(&self, tokens: usize, pos: u64, ring: usize) -> AttentionShape {
+        let Self { heads, kv_heads, width, window, .. } = *self;
+        AttentionShape { tokens, heads, kv_heads, width, window, pos, ring }
+    }
+
+    fn head_shape(&self, tokens: usize, heads: usize) -> HeadShape {
+        HeadShape { tokens, heads, width: self.width }
+    }
+
+    /// Attention alone, with its way out: `out [T, width]` from the normed stream `x`.
+    pub fn mix_forward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &[O::F],
+        state: &mut [O::F],
+        tape: &mut AttentionTape<O::F>,
+        pool: &mut Pool<O::F>,
+        out: &mut [O::F],
+    ) {
+        let mut merged = std::mem::take(&mut tape.merged);
+        self.forward(call, x, state, tape, pool, fit(&mut merged, call.tokens * self.inner()));
+        call.linear(self.out.as_ref().expect("attention stands alone"), &merged, out);
+        tape.merged = merged;
+    }
+
+    /// Transpose of [`Attention::mix_forward`].
+    pub fn mix_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &[O::F],
+        tape: &AttentionTape<O::F>,
+        dout: &[O::F],
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let mut dmerged = pool.zeros(tape.merged.len());
+        let out = self.out.as_ref().expect("attention stands alone");
+        call.linear_backward(out, &tape.merged, dout, Some(&mut dmerged), grads);
+        self.backward(call, x, tape, &dmerged, dx, grads, pool);
+        pool.give(dmerged);
+    }
+
+    /// Projects, rotates, stores and attends: `merged [T, inner]`.
+    pub fn forward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &[O::F],
+        state: &mut [O::F],
+        tape: &mut AttentionTape<O::F>,
+        pool: &mut Pool<O::F>,
+        merged: &mut [O::F],
+    ) {
+        let tokens = call.tokens;
+        let table = call.rope_table(self.width, self.base);
+        let (all, kv) = (tokens * self.inner(), tokens * self.kv_heads * self.width);
+        let mut pre = pool.take(all);
+        call.linear(&self.q, x, &mut pre);
+        call.ops.rope_forward(self.head_shape(tokens, self.heads), table, &pre, fit(&mut tape.q, all));
+        pre.truncate(kv);
+        let (mut k, mut v) = (pool.take(kv), pool.take(kv));
+        call.linear(&self.k, x, &mut pre);
+        call.ops.rope_forward(self.head_shape(tokens, self.kv_heads), table, &pre, &mut k);
+        call.linear(&self.v, x, &mut pre);
+        call.ops.rope_forward(self.head_shape(tokens, self.kv_heads), &[], &pre, &mut v);
+
+        let (y, lse) = (fit(&mut tape.y, all), fit(&mut tape.lse, self.heads * tokens));
+        let kept = self.shape(tokens, call.pos, self.ring);
+        let (keys, values) = self.cache(state);
+        if !call.record && tokens <= SERVE_TOKENS {
+            attention::store(kept, &k, &v, keys, values);
+            call.ops.attention_forward(kept, &tape.q, keys, values, y, lse);
+        } else {
+            // A training call is longer than the state's ring: attend over a ring of its own, kept for the way back.
+            let own = self.shape(tokens, call.pos, AttentionShape::ring_for(self.window, tokens));
+            let (own_keys, own_values) = (fit(&mut tape.keys, own.cache_len()), fit(&mut tape.values, own.cache_len()));
+            attention::carry(self.shape(0, call.pos, self.ring), keys, values, own.ring, own_keys, own_values);
+            attention::store(own, &k, &v, own_keys, own_values);
+            call.ops.attention_forward(own, &tape.q, own_keys, own_values, y, lse);
+            attention::carry(own, own_keys, own_values, kept.ring, keys, values);
+        }
+        call.ops.merge_forward(self.head_shape(tokens, self.heads), &tape.y, merged);
+        for buffer in [pre, k, v] {
+            pool.give(buffer);
+        }
+    }
+
+    /// Transpose of [`Attention::forward`]; keys of earlier calls are constants.
+    pub fn backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &[O::F],
+        tape: &AttentionTape<O::F>,
+        dmerged: &[O::F],
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let tokens = call.tokens;
+        let table = call.rope_table(self.width, self.base);
+        let (all, kv) = (tokens * self.inner(), tokens * self.kv_heads * self.width);
+        let (mut dy, mut dq) = (pool.zeros(all), pool.zeros(all));
+        let (mut dk, mut dv) = (pool.zeros(kv), pool.zeros(kv));
+        let own = self.shape(tokens, call.pos, AttentionShape::ring_for(self.window, tokens));
+        call.ops.merge_backward(self.head_shape(tokens, self.heads), dmerged, &mut dy);
+        call.ops.attention_backward(
+            own,
+            &tape.q,
+            &tape.keys,
+            &tape.values,
+            &tape.y,
+            &tape.lse,
+            &dy,
+            &mut dq,
+            &mut dk,
+            &mut dv,
+        );
+        let empty: &[O::F] = &[];
+        for (w, heads, table, dhead) in [
+            (&self.q, self.heads, table, &dq),
+            (&self.k, self.kv_heads, table, &dk),
+            (&self.v, self.kv_heads, empty, &dv),
+        ] {
+            let mut dpre = pool.zeros(dhead.len());
+            call.ops.rope_backward(self.head_shape(tokens, heads), table, dhead, &mut dpre);
+            call.linear_backward(w, x, &dpre, Some(dx), grads);
+            pool.give(dpre);
+        }
+        for buffer in [dy, dq, dk, dv] {
+            pool.give(buffer);
+        }
+    }
+
+    fn cache<'s, F>(&self, state: &'s mut [F]) -> (&'s mut [F], &'s mut [F]) {
+        debug_assert_eq!(self.keys.end, self.values.start);
+        state[self.keys.start..self.values.end].split_at_mut(self.keys.len())
+    }
+
+    /// Projections, scores and weighted sums; the mean number of keys that a query of the call sees.
+    pub fn flops(&self, tokens: usize, pos: u64) -> f64 {
+        let weights = self.q.len() + self.k.len() + self.v.len() + self.out.as_ref().map_or(0, Range::len);
+        let seen = |t: usize| (pos + t as u64 + 1).min(self.window as u64) as f64;
+        let keys = (0..tokens).map(seen).sum::<f64>() / tokens.max(1) as f64;
+        2.0 * weights as f64 + 4.0 * self.inner() as f64 * keys
+    }
+}

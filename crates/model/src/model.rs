@@ -1,0 +1,408 @@
+//! The model: an embedding, blocks, a final norm and a head; one way through it for every purpose.
+
+use crate::access::Access;
+use crate::block::{Block, BlockTape, Builder, Call, MemoryInfo, RopeTable};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::params::{Init, Kind, ParamLayout, Params};
+use crate::pool::{Pool, fit};
+use crate::state::{State, StateLayout};
+use hecate_core::Scalar;
+use hecate_core::ops::{LinearShape, Ops, rope};
+use hecate_core::scan::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Tokens that a serving call takes at once; longer inputs go piece by piece, with the same bits.
+const PIECE_TOKENS: usize = crate::block::SERVE_TOKENS;
+/// Rows of the head that a training step holds at once, so that logits stay in the cache.
+const HEAD_ROWS: usize = 128;
+
+/// A model without numbers: what [`Params`] and [`State`] mean.
+pub struct Model {
+    config: ModelConfig,
+    params: ParamLayout,
+    state: Arc<StateLayout>,
+    embedding: Range<usize>,
+    blocks: Vec<Block>,
+    norm: Range<usize>,
+    head: Option<Range<usize>>,
+    rope: Vec<(usize, f64)>,
+}
+
+/// Buffers of a call, reused from call to call: after warm-up a decoding step allocates nothing.
+#[derive(Debug)]
+pub struct Workspace<F> {
+    pool: Pool<F>,
+    block: BlockTape<F>,
+    rope: Vec<RopeTable<F>>,
+    x: Vec<F>,
+    normed: Vec<F>,
+    logits: Vec<F>,
+}
+
+impl<F: Scalar> Default for Workspace<F> {
+    fn default() -> Self {
+        Self {
+            pool: Pool::default(),
+            block: BlockTape::default(),
+            rope: Vec::new(),
+            x: Vec::new(),
+            normed: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+}
+
+/// What a training step keeps of its forward pass, reused from step to step.
+#[derive(Debug)]
+pub struct Tape<F> {
+    pool: Pool<F>,
+    blocks: Vec<BlockTape<F>>,
+    rope: Vec<RopeTable<F>>,
+    x: Vec<F>,
+    normed: Vec<F>,
+}
+
+impl<F: Scalar> Default for Tape<F> {
+    fn default() -> Self {
+        Self { pool: Pool::default(), blocks: Vec::new(), rope: Vec::new(), x: Vec::new(), normed: Vec::new() }
+    }
+}
+
+impl<F: Scalar> Tape<F> {
+    /// Values held, temporary buffers included.
+    pub fn len(&self) -> usize {
+        let blocks: usize = self.blocks.iter().map(BlockTape::len).sum();
+        blocks + self.x.len() + self.normed.len() + self.pool.len()
+    }
+    /// True before the first step.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Which logits a call gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// `[T, vocab]`.
+    All,
+    /// `[1, vocab]`: those of the last token.
+    Last,
+}
+
+impl Model {
+    /// Lays out the model that `config` describes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the key.
+    pub fn new(config: &ModelConfig) -> Result<Self> {
+        config.check()?;
+        let expanded = config.expanded();
+        let config = ModelConfig { blocks: expanded.clone(), ..config.clone() };
+        let (mut params, mut state) = (ParamLayout::default(), StateLayout::default());
+        let (vocab, width) = (config.vocab, config.width);
+        // A tied table is the head too, whose logits must start small: the first loss is ln(vocab) within 2 %.
+        let head_std = 0.2 * (width as f64).powf(-0.5);
+        let table_std = if config.tie_embeddings { head_std } else { 0.5 };
+        let embedding =
+            params.add("embedding.weight".into(), &[vocab, width], Kind::Embedding, Init::Normal(table_std));
+        let mut blocks = Vec::new();
+        for (i, block) in expanded.iter().enumerate() {
+            let (prefix, depth) = (format!("blocks.{i}"), expanded.len());
+            let mut b = Builder { params: &mut params, state: &mut state, width, depth, prefix };
+            blocks.push(Block::new(&mut b, block));
+        }
+        let norm = params.add("norm.scale".into(), &[width], Kind::Norm, Init::Constant(1.0));
+        let head = (!config.tie_embeddings)
+            .then(|| params.add("head.weight".into(), &[width, vocab], Kind::Embedding, Init::Normal(head_std)));
+        let mut rope: Vec<(usize, f64)> = Vec::new();
+        for key in blocks.iter().filter_map(Block::rope_key) {
+            if !rope.contains(&key) {
+                rope.push(key);
+            }
+        }
+        Ok(Self { config, params, state: Arc::new(state), embedding, blocks, norm, head, rope })
+    }
+
+    /// The configuration, `repeat` written out.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+    /// Names and places of the parameters.
+    pub fn params(&self) -> &ParamLayout {
+        &self.params
+    }
+    /// Names and places of a state.
+    pub fn state_layout(&self) -> &Arc<StateLayout> {
+        &self.state
+    }
+    /// A state before its first token.
+    pub fn new_state<F: Scalar>(&self) -> State<F> {
+        State::new(self.state.clone())
+    }
+    /// The memory of each block that has one.
+    pub fn memories(&self) -> impl Iterator<Item = (usize, MemoryInfo)> + '_ {
+        self.blocks.iter().enumerate().filter_map(|(i, b)| Some((i, b.memory_info()?)))
+    }
+
+    /// Floating-point operations of one token, forward, a multiply-add counted as two, in a call of `tokens` tokens
+    /// that starts at position `pos`. Recomputation and padding do not count; a training step counts three times this.
+    pub fn flops(&self, tokens: usize, pos: u64) -> f64 {
+        let head = 2.0 * (self.config.width * self.config.vocab) as f64;
+        head + self.blocks.iter().map(|b| b.flops(tokens, pos)).sum::<f64>()
+    }
+
+    /// Runs tokens through the model: logits `[T, vocab]`, or those of the last token.
+    ///
+    /// The one way through for prefill, decoding, evaluation and serving. `access` says what may be written. Outputs
+    /// and state have the same bits however the tokens are cut into calls, if `ops` is canonical.
+    ///
+    /// # Errors
+    /// [`Error::Token`] before anything is written; [`Error::NonFinite`] with the place.
+    pub fn forward<'w, O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        tokens: &[u32],
+        access: &Access,
+        want: Logits,
+        ws: &'w mut Workspace<O::F>,
+    ) -> Result<&'w [O::F]> {
+        self.check_tokens(tokens)?;
+        if *access == Access::Read {
+            return self.advance(ops, params, &mut state.clone(), tokens, access, want, ws);
+        }
+        self.advance(ops, params, state, tokens, access, want, ws)
+    }
+
+    fn advance<'w, O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        tokens: &[u32],
+        access: &Access,
+        want: Logits,
+        ws: &'w mut Workspace<O::F>,
+    ) -> Result<&'w [O::F]> {
+        let (width, vocab) = (self.config.width, self.config.vocab);
+        let rows = if want == Logits::All { tokens.len() } else { tokens.len().min(1) };
+        fit(&mut ws.logits, rows * vocab);
+        let last_piece = tokens.len().div_ceil(PIECE_TOKENS).saturating_sub(1);
+        for (i, piece) in tokens.chunks(PIECE_TOKENS).enumerate() {
+            let x = fit(&mut ws.x, piece.len() * width);
+            ops.embedding_forward(width, piece, &params.data[self.embedding.clone()], x);
+            self.fill_rope(&mut ws.rope, piece.len(), state.position);
+            for (b, block) in self.blocks.iter().enumerate() {
+                let write = if access.writes(b) { Write::Yes } else { Write::No };
+                let call = self.call(ops, params, piece.len(), state.position, false, write, &ws.rope);
+                block.forward(&call, &mut ws.x, &mut state.data, &mut ws.block, &mut ws.pool)?;
+            }
+            state.position += piece.len() as u64;
+            let (x, at) = match want {
+                Logits::All => (ws.x.as_slice(), i * PIECE_TOKENS),
+                Logits::Last if i == last_piece => (&ws.x[(piece.len() - 1) * width..], 0),
+                Logits::Last => continue,
+            };
+            let normed = fit(&mut ws.normed, x.len());
+            ops.rms_norm_forward(width, x, &params.data[self.norm.clone()], normed);
+            let logits = &mut ws.logits[at * vocab..][..x.len() / width * vocab];
+            self.head_forward(ops, params, normed, logits);
+            if !logits.iter().all(|l| l.is_finite()) {
+                return Err(self.blame(state, "logits"));
+            }
+        }
+        Ok(&ws.logits)
+    }
+
+    /// Forward and backward over one sequence: the losses `[T]` in nats, and the gradients of their weighted sum.
+    ///
+    /// `weight` multiplies every token's loss (1 / tokens of the step gives the mean). The state advances; its value at
+    /// the start of the call is a constant, so the gradient is cut there. `grads` is laid out like the parameters and
+    /// is **added into**.
+    ///
+    /// # Errors
+    /// [`Error::Token`] before anything is written; [`Error::NonFinite`] with the place.
+    pub fn train<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        tokens: &[u32],
+        targets: &[u32],
+        weight: O::F,
+        losses: &mut [O::F],
+        grads: &mut [O::F],
+        tape: &mut Tape<O::F>,
+    ) -> Result<()> {
+        self.check_tokens(tokens)?;
+        self.check_tokens(targets)?;
+        let (width, n, pos) = (self.config.width, tokens.len(), state.position);
+        tape.blocks.resize_with(self.blocks.len(), BlockTape::default);
+        let x = fit(&mut tape.x, n * width);
+        ops.embedding_forward(width, tokens, &params.data[self.embedding.clone()], x);
+        self.fill_rope(&mut tape.rope, n, pos);
+        for (block, own) in self.blocks.iter().zip(&mut tape.blocks) {
+            let call = self.call(ops, params, n, pos, true, Write::Yes, &tape.rope);
+            block.forward(&call, &mut tape.x, &mut state.data, own, &mut tape.pool)?;
+        }
+        state.position += n as u64;
+
+        let mut dx = tape.pool.zeros(n * width);
+        self.head_loss(ops, params, targets, weight, losses, &mut dx, grads, tape);
+        if !losses.iter().all(|l| l.is_finite()) {
+            tape.pool.give(dx);
+            return Err(self.blame_tape(state, tape));
+        }
+        for (block, own) in self.blocks.iter().zip(&tape.blocks).rev() {
+            let call = self.call(ops, params, n, pos, true, Write::Yes, &tape.rope);
+            block.backward(&call, own, &mut dx, grads, &mut tape.pool)?;
+        }
+        ops.embedding_backward(width, tokens, &dx, &mut grads[self.embedding.clone()]);
+        tape.pool.give(dx);
+        Ok(())
+    }
+
+    /// What the memories did in the call that `tape` recorded and left in `state`: `blocks.N.GATE` is the mean of a gate
+    /// over heads and tokens, `blocks.N.memory_norm` the root mean square over heads of the state's Euclidean norm.
+    pub fn traces<F: Scalar>(&self, tape: &Tape<F>, state: &State<F>) -> Vec<(String, f64)> {
+        let mut out = Vec::new();
+        for (i, (block, own)) in self.blocks.iter().zip(&tape.blocks).enumerate() {
+            let Some(m) = block.memory_info() else { continue };
+            let means = block.gate_means(own);
+            out.extend(means.into_iter().map(|(gate, mean)| (format!("blocks.{i}.{gate}"), mean)));
+            let square = |x: &F| x.value() * x.value();
+            let sum: f64 = state.data[m.state.clone()].iter().map(square).sum();
+            out.push((format!("blocks.{i}.memory_norm"), (sum / m.heads as f64).sqrt()));
+        }
+        out
+    }
+
+    /// Final norm, head and loss, forward and backward, a few rows at a time.
+    fn head_loss<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        targets: &[u32],
+        weight: O::F,
+        losses: &mut [O::F],
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        tape: &mut Tape<O::F>,
+    ) {
+        let (width, vocab) = (self.config.width, self.config.vocab);
+        let scale = &params.data[self.norm.clone()];
+        let x = &tape.x;
+        ops.rms_norm_forward(width, x, scale, fit(&mut tape.normed, x.len()));
+        let mut dnormed = tape.pool.zeros(x.len());
+        let dloss = [weight; HEAD_ROWS];
+        for (i, targets) in targets.chunks(HEAD_ROWS).enumerate() {
+            let (rows, first) = (targets.len(), i * HEAD_ROWS);
+            let normed = &tape.normed[first * width..][..rows * width];
+            let mut logits = tape.pool.take(rows * vocab);
+            self.head_forward(ops, params, normed, &mut logits);
+            ops.cross_entropy_forward(vocab, &logits, targets, &mut losses[first..first + rows]);
+            let mut dlogits = tape.pool.zeros(rows * vocab);
+            ops.cross_entropy_backward(vocab, &logits, targets, &dloss[..rows], &mut dlogits);
+            let dnormed = &mut dnormed[first * width..][..rows * width];
+            self.head_backward(ops, params, normed, &dlogits, dnormed, grads);
+            tape.pool.give(logits);
+            tape.pool.give(dlogits);
+        }
+        ops.rms_norm_backward(width, &tape.x, scale, &dnormed, dx, &mut grads[self.norm.clone()]);
+        tape.pool.give(dnormed);
+    }
+
+    fn head_shape(&self, rows: usize) -> LinearShape {
+        LinearShape { rows, inner: self.config.width, outer: self.config.vocab }
+    }
+
+    fn head_forward<O: Ops>(&self, ops: &O, params: &Params<O::F>, x: &[O::F], logits: &mut [O::F]) {
+        let s = self.head_shape(x.len() / self.config.width);
+        match &self.head {
+            Some(head) => ops.linear_forward(s, x, &params.data[head.clone()], logits),
+            None => ops.linear_transposed_forward(s, x, &params.data[self.embedding.clone()], logits),
+        }
+    }
+
+    fn head_backward<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        x: &[O::F],
+        dlogits: &[O::F],
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+    ) {
+        let s = self.head_shape(x.len() / self.config.width);
+        match &self.head {
+            Some(w) => {
+                let dw = Some(&mut grads[w.clone()]);
+                ops.linear_backward(s, x, &params.data[w.clone()], dlogits, Some(dx), dw);
+            }
+            None => {
+                let w = self.embedding.clone();
+                let dw = Some(&mut grads[w.clone()]);
+                ops.linear_transposed_backward(s, x, &params.data[w], dlogits, Some(dx), dw);
+            }
+        }
+    }
+
+    fn call<'a, O: Ops>(
+        &self,
+        ops: &'a O,
+        params: &'a Params<O::F>,
+        tokens: usize,
+        pos: u64,
+        record: bool,
+        write: Write,
+        rope: &'a [RopeTable<O::F>],
+    ) -> Call<'a, O> {
+        Call { ops, params: &params.data, tokens, pos, record, write, rope }
+    }
+
+    fn fill_rope<F: Scalar>(&self, tables: &mut Vec<RopeTable<F>>, tokens: usize, pos: u64) {
+        tables.resize_with(self.rope.len(), || RopeTable { width: 0, base: 0.0, data: Vec::new() });
+        for (table, &(width, base)) in tables.iter_mut().zip(&self.rope) {
+            (table.width, table.base) = (width, base);
+            rope::table_into(pos, width, base, fit(&mut table.data, tokens * width));
+        }
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.config.vocab;
+        match tokens.iter().position(|&t| t as usize >= vocab) {
+            Some(position) => Err(Error::Token { token: tokens[position], position, vocab }),
+            None => Ok(()),
+        }
+    }
+
+    /// Names the first place at which the state or the stream is not finite.
+    fn blame<F: Scalar>(&self, state: &State<F>, what: &str) -> Error {
+        for (i, m) in self.memories() {
+            let len = m.state.len() / m.heads;
+            let heads = state.data[m.state.clone()].chunks_exact(len);
+            if let Some(h) = { heads }.position(|s| !s.iter().all(|x| x.is_finite())) {
+                let place = format!("block {i}, head {h} of the memory (rule `{}`)", m.rule.name());
+                return Error::NonFinite { what: "state".into(), place };
+            }
+        }
+        let place = match state.first_non_finite() {
+            Some(part) => format!("the state part `{}`", part.name),
+            None => "the stream before the head".into(),
+        };
+        Error::NonFinite { what: what.into(), place }
+    }
+
+    fn blame_tape<F: Scalar>(&self, state: &State<F>, tape: &Tape<F>) -> Error {
+        match tape.blocks.iter().position(|t| !t.is_finite()) {
+            Some(i) => match self.blame(state, "loss") {
+                Error::NonFinite { what, place } if what == "state" => Error::NonFinite { what, place },
+                _ => Error::NonFinite { what: "activation".into(), place: format!("block {i}") },
+            },
+            None => self.blame(state, "loss"),
+        }
+    }
+}

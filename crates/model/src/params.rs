@@ -1,0 +1,101 @@
+//! Outer parameters: one flat buffer with names, learned by the optimizer, immutable while serving.
+
+use crate::rng::Rng;
+use hecate_core::Scalar;
+use std::ops::Range;
+
+/// How the optimizer treats a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A matrix product's weight: decayed.
+    Matrix,
+    /// An embedding table or head: decayed.
+    Embedding,
+    /// A norm's scale: not decayed.
+    Norm,
+    /// A gate's weight or bias: not decayed, so that memory habits are not pulled to one half.
+    Gate,
+    /// A short convolution: not decayed.
+    Conv,
+}
+
+impl Kind {
+    /// Whether weight decay applies.
+    pub fn decays(self) -> bool {
+        matches!(self, Kind::Matrix | Kind::Embedding)
+    }
+}
+
+/// Where a tensor starts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Init {
+    /// Normal with this standard deviation.
+    Normal(f64),
+    /// One constant.
+    Constant(f64),
+    /// This row, repeated.
+    Row(Vec<f64>),
+    /// A causal convolution that starts near the identity: 1 on the newest tap, normal noise on the others.
+    NewestTap(f64),
+}
+
+/// One named tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamSpec {
+    /// Name in `model.safetensors`.
+    pub name: String,
+    /// Shape, slowest axis first; matrices are `[in, out]`.
+    pub shape: Vec<usize>,
+    /// Place in the flat buffer.
+    pub range: Range<usize>,
+    /// Treatment.
+    pub kind: Kind,
+    /// Start.
+    pub init: Init,
+}
+
+/// All tensors of a model, in the order of the flat buffer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ParamLayout {
+    /// The tensors.
+    pub specs: Vec<ParamSpec>,
+    /// Length of the flat buffer.
+    pub len: usize,
+}
+
+impl ParamLayout {
+    /// Appends a tensor and gives its place.
+    pub(crate) fn add(&mut self, name: String, shape: &[usize], kind: Kind, init: Init) -> Range<usize> {
+        let range = self.len..self.len + shape.iter().product::<usize>();
+        self.len = range.end;
+        self.specs.push(ParamSpec { name, shape: shape.to_vec(), range: range.clone(), kind, init });
+        range
+    }
+
+    /// Initial values under `seed`. Each tensor draws from a stream of its own name, so that adding one leaves the
+    /// others as they were.
+    pub fn init<F: Scalar>(&self, seed: u64) -> Params<F> {
+        let mut data = Vec::with_capacity(self.len);
+        for spec in &self.specs {
+            let mut rng = Rng::new(seed, &spec.name);
+            let cols = spec.shape.last().copied().unwrap_or(1).max(1);
+            let newest = spec.range.len() - cols.min(spec.range.len());
+            data.extend((0..spec.range.len()).map(|i| {
+                F::from_f64(match &spec.init {
+                    Init::Normal(std) => std * rng.normal(),
+                    Init::Constant(c) => *c,
+                    Init::Row(row) => row[i % cols],
+                    Init::NewestTap(std) => std * rng.normal() + if i >= newest { 1.0 } else { 0.0 },
+                })
+            }));
+        }
+        Params { data }
+    }
+}
+
+/// The values: `[layout.len]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Params<F> {
+    /// Flat buffer, laid out by [`ParamLayout`].
+    pub data: Vec<F>,
+}

@@ -1,0 +1,59 @@
+//! A warm model decodes without touching the heap.
+
+use hecate_core::AnyRule;
+use hecate_core::ops::Cpu;
+use hecate_model::config::{BlockConfig, ChannelConfig, MagConfig, MemoryConfig, MixerConfig};
+use hecate_model::{Access, GenerationConfig, Logits, Model, ModelConfig, Sampler, Workspace};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static GLOBAL: Counting = Counting;
+
+#[test]
+fn decoding_allocates_nothing_after_warm_up() {
+    for rule in AnyRule::all() {
+        let name = rule.name();
+        let memory = MemoryConfig { rule, ..MemoryConfig::default() };
+        let mag = MixerConfig::Mag(MagConfig { memory: memory.clone(), ..MagConfig::default() });
+        for mixer in [mag, MixerConfig::Memory(memory)] {
+            let blocks = vec![BlockConfig { repeat: 2, mixer, channel: ChannelConfig::default() }];
+            let model = Model::new(&ModelConfig { width: 64, blocks, ..ModelConfig::default() }).unwrap();
+            let params = model.params().init(1);
+            let (mut state, mut ws) = (model.new_state(), Workspace::default());
+            let mut sampler = Sampler::new(&GenerationConfig::default()).unwrap();
+            let ops = Cpu::inference();
+            let mut token = [10_u32];
+            let mut decode = |n: usize| {
+                for _ in 0..n {
+                    let logits = model
+                        .forward(&ops, &params, &mut state, &token, &Access::Learn, Logits::Last, &mut ws)
+                        .unwrap();
+                    token = [sampler.sample(logits)];
+                }
+            };
+            decode(300);
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            decode(300);
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{name}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A tiny model of every mixer and channel, differentiated exactly as a whole.
+
+use hecate_core::ops::{Ops, Reference};
+use hecate_core::{AnyRule, Dual, Scalar};
+use hecate_model::config::{
+    AttentionConfig, BlockConfig, ChannelConfig, MagConfig, MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig,
+};
+use hecate_model::rng::Rng;
+use hecate_model::{Access, Logits, Model, ModelConfig, Params, State, Tape, Workspace};
+
+fn attention() -> AttentionConfig {
+    AttentionConfig { heads: 2, kv_heads: Some(1), window: Some(3), ..AttentionConfig::default() }
+}
+
+fn memory(rule: AnyRule) -> MemoryConfig {
+    MemoryConfig { rule, heads: 2, key_width: Some(3), value_width: Some(4), conv: 3 }
+}
+
+/// Every mixer with every channel, and every rule in every mixer that takes one.
+fn configs() -> Vec<ModelConfig> {
+    let mut mixers = vec![MixerConfig::Attention(attention())];
+    for rule in AnyRule::all() {
+        mixers.push(MixerConfig::Memory(memory(rule.clone())));
+        mixers.push(MixerConfig::Mag(MagConfig { attention: attention(), memory: memory(rule) }));
+    }
+    let gated = ChannelConfig::Mlp(MlpConfig { hidden: Some(5), kind: MlpKindConfig::Gated });
+    let gelu = ChannelConfig::Mlp(MlpConfig { hidden: Some(5), kind: MlpKindConfig::Gelu });
+    let mut out = Vec::new();
+    for mixer in mixers {
+        for (channel, tie_embeddings) in [(gated.clone(), false), (gelu.clone(), true), (ChannelConfig::None, false)] {
+            let blocks = vec![BlockConfig { repeat: 1, mixer: mixer.clone(), channel }];
+            out.push(ModelConfig { vocab: 7, width: 8, context: 9, tie_embeddings, blocks, ..ModelConfig::default() });
+        }
+    }
+    out
+}
+
+const TOKENS: [u32; 16] = [1, 5, 2, 2, 6, 0, 3, 1, 4, 4, 2, 6, 5, 0, 1, 3];
+
+fn lift<F: Scalar>(x: &[f64]) -> Vec<F> {
+    x.iter().map(|&x| F::from_f64(x)).collect()
+}
+
+/// Losses and gradients of the second half of the stream, the first half only moves the state.
+fn run<O: Ops>(ops: &O, model: &Model, params: &Params<O::F>) -> (Vec<O::F>, Vec<O::F>) {
+    let mut state = model.new_state();
+    let mut ws = Workspace::default();
+    model.forward(ops, params, &mut state, &TOKENS[..6], &Access::Learn, Logits::Last, &mut ws).unwrap();
+    let mut constant: State<O::F> = state.clone();
+    constant.data.iter_mut().for_each(|x| *x = x.detach());
+    let mut losses = vec![O::F::zero(); 9];
+    let mut grads = vec![O::F::zero(); model.params().len];
+    let weight = O::F::from_f64(0.25);
+    let mut tape = Tape::default();
+    let (x, y) = (&TOKENS[6..15], &TOKENS[7..16]);
+    model.train(ops, params, &mut constant, x, y, weight, &mut losses, &mut grads, &mut tape).unwrap();
+    (losses, grads)
+}
+
+#[test]
+fn gradients_of_whole_models_are_exact() {
+    for config in configs() {
+        let model = Model::new(&config).unwrap();
+        let params: Params<f64> = model.params().init(3);
+        let (_, grads) = run(&Reference::<f64>::new(), &model, &params);
+        for spec in &model.params().specs {
+            // One direction per tensor, so that a mistake names its tensor.
+            let mut rng = Rng::new(11, &spec.name);
+            let mut data: Vec<Dual<f64>> = lift(&params.data);
+            let direction: Vec<f64> = spec.range.clone().map(|_| rng.normal()).collect();
+            for (p, d) in data[spec.range.clone()].iter_mut().zip(&direction) {
+                p.eps = *d;
+            }
+            let (losses, _) = run(&Reference::<Dual<f64>>::new(), &model, &Params { data });
+            let forward: f64 = losses.iter().map(|l| 0.25 * l.eps).sum();
+            let terms = grads[spec.range.clone()].iter().zip(&direction).map(|(g, d)| g * d);
+            let (backward, scale) = terms.fold((0.0, 1e-3), |(s, a), t| (s + t, a + t.abs()));
+            let error = (forward - backward).abs();
+            assert!(error <= 1e-10 * scale, "{}: {forward} {backward}\n{:?}", spec.name, config.blocks);
+        }
+    }
+}
+
+#[test]
+fn every_parameter_is_alive_at_its_default_start() {
+    for config in configs() {
+        let model = Model::new(&config).unwrap();
+        let params: Params<f64> = model.params().init(5);
+        let (_, grads) = run(&Reference::<f64>::new(), &model, &params);
+        for spec in &model.params().specs {
+            let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+            // Relative effect: how much the loss moves when the tensor moves by its own size.
+            let effect = norm(&grads[spec.range.clone()]) * norm(&params.data[spec.range.clone()]).max(1e-2);
+            assert!(effect > 1e-4, "{} has no effect ({effect:e}) in {:?}", spec.name, config.blocks);
+        }
+    }
+}
+
+#[test]
+fn the_first_loss_is_that_of_a_uniform_guess_within_two_per_cent() {
+    for (vocab, tie_embeddings) in [(256, false), (256, true), (4096, false), (4096, true)] {
+        let config = ModelConfig { vocab, width: 64, tie_embeddings, ..ModelConfig::default() };
+        let model = Model::new(&config).unwrap();
+        let params: Params<f64> = model.params().init(1);
+        let (mut state, mut tape) = (model.new_state(), Tape::default());
+        let mut rng = Rng::new(2, "tokens");
+        let ids: Vec<u32> = (0..33).map(|_| (rng.bits() % vocab as u64) as u32).collect();
+        let (mut losses, mut grads) = (vec![0.0; 32], vec![0.0; model.params().len]);
+        let ops = Reference::<f64>::new();
+        model.train(&ops, &params, &mut state, &ids[..32], &ids[1..], 1.0, &mut losses, &mut grads, &mut tape).unwrap();
+        let mean = losses.iter().sum::<f64>() / 32.0;
+        let uniform = (vocab as f64).ln();
+        assert!((mean / uniform - 1.0).abs() < 0.02, "{mean} {uniform}");
+    }
+}
+
+#[test]
+fn training_and_serving_walk_the_same_way() {
+    for config in configs() {
+        let model = Model::new(&config).unwrap();
+        let params: Params<f64> = model.params().init(4);
+        let ops = Reference::<f64>::new();
+        let (mut a, mut b) = (model.new_state(), model.new_state());
+        let mut losses = vec![0.0; 15];
+        let mut grads = vec![0.0; model.params().len];
+        let mut tape = Tape::default();
+        model
+            .train(&ops, &params, &mut a, &TOKENS[..15], &TOKENS[1..], 1.0, &mut losses, &mut grads, &mut tape)
+            .unwrap();
+        let mut ws = Workspace::default();
+        let logits =
+            model.forward(&ops, &params, &mut b, &TOKENS[..15], &Access::Learn, Logits::All, &mut ws).unwrap().to_vec();
+        let mut again = vec![0.0; 15];
+        ops.cross_entropy_forward(config.vocab, &logits, &TOKENS[1..], &mut again);
+        assert_eq!(losses, again);
+        assert_eq!(a.position, b.position);
+        for t in a.layout().tensors().iter().filter(|t| !t.name.contains("attention")) {
+            for run in &t.runs {
+                assert_eq!(a.data[run.clone()], b.data[run.clone()], "{}", t.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Promises of serving, bit for bit, on every instruction set of the machine: cuts, files, forks, access, causality.
+
+use hecate_core::AnyRule;
+use hecate_core::ops::Cpu;
+use hecate_core::simd::Isa;
+use hecate_model::config::{AttentionConfig, BlockConfig, ChannelConfig, MagConfig, MemoryConfig, MixerConfig};
+use hecate_model::rng::Rng;
+use hecate_model::{
+    Access, Blocks, GenerationConfig, Lineage, Logits, Model, ModelConfig, Params, Sampler, State, Workspace, generate,
+};
+use std::ops::ControlFlow;
+
+const VOCAB: usize = 50;
+
+fn config(mixer: MixerConfig) -> ModelConfig {
+    let blocks = vec![BlockConfig { repeat: 2, mixer, channel: ChannelConfig::default() }];
+    ModelConfig { vocab: VOCAB, width: 32, blocks, ..ModelConfig::default() }
+}
+
+/// Every mixer with every rule, sizes that are no multiples of a vector.
+fn models() -> Vec<(Model, Params<f32>)> {
+    let window = AttentionConfig { heads: 2, head_width: Some(10), window: Some(70), ..AttentionConfig::default() };
+    let full = AttentionConfig { heads: 4, kv_heads: Some(2), max_positions: 400, ..AttentionConfig::default() };
+    let mut mixers = vec![MixerConfig::Attention(window.clone()), MixerConfig::Attention(full)];
+    for rule in AnyRule::all() {
+        let memory = MemoryConfig { rule, heads: 2, key_width: Some(9), value_width: Some(10), conv: 4 };
+        mixers.push(MixerConfig::Memory(memory.clone()));
+        mixers.push(MixerConfig::Mag(MagConfig { attention: window.clone(), memory }));
+    }
+    let build = |mixer| {
+        let model = Model::new(&config(mixer)).unwrap();
+        let params = model.params().init(1);
+        (model, params)
+    };
+    mixers.into_iter().map(build).collect()
+}
+
+fn tokens(n: usize) -> Vec<u32> {
+    let mut rng = Rng::new(5, "tokens");
+    (0..n).map(|_| (rng.bits() % VOCAB as u64) as u32).collect()
+}
+
+fn instruction_sets() -> impl Iterator<Item = Cpu> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(|isa| Cpu::inference().with_isa(isa))
+}
+
+fn run(
+    ops: &Cpu,
+    (model, params): &(Model, Params<f32>),
+    state: &mut State<f32>,
+    ids: &[u32],
+    access: &Access,
+) -> Vec<f32> {
+    let mut ws = Workspace::default();
+    model.forward(ops, params, state, ids, access, Logits::All, &mut ws).unwrap().to_vec()
+}
+
+#[test]
+fn any_cut_of_a_stream_gives_the_same_bits() {
+    let ids = tokens(330);
+    for ops in instruction_sets() {
+        for m in &models() {
+            let mut whole = m.0.new_state();
+            let expected = run(&ops, m, &mut whole, &ids, &Access::Learn);
+            let mut rng = Rng::new(9, "cuts");
+            for longest in [1, 7, 64, 200] {
+                let (mut state, mut got, mut rest) = (m.0.new_state(), Vec::new(), ids.as_slice());
+                while !rest.is_empty() {
+                    let n = (1 + rng.bits() as usize % longest).min(rest.len());
+                    got.extend(run(&ops, m, &mut state, &rest[..n], &Access::Learn));
+                    rest = &rest[n..];
+                }
+                assert!(got == expected, "{:?} {:?}", ops.isa(), m.0.config().blocks[0].mixer);
+                assert_eq!(state.hash(), whole.hash());
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_inside_an_op_do_not_change_a_bit() {
+    let ids = tokens(200);
+    for m in &models() {
+        let serial = run(&Cpu::inference().with_parallel(false), m, &mut m.0.new_state(), &ids, &Access::Learn);
+        for threads in [1, 2, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let ops = Cpu::inference().with_parallel(true);
+            let parallel = pool.install(|| run(&ops, m, &mut m.0.new_state(), &ids, &Access::Learn));
+            assert!(serial == parallel, "{threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_change_at_a_token_leaves_everything_before_it_untouched() {
+    let ids = tokens(150);
+    for m in &models() {
+        let ops = Cpu::inference();
+        let before = run(&ops, m, &mut m.0.new_state(), &ids, &Access::Learn);
+        for at in [0, 1, 64, 149] {
+            let mut changed = ids.clone();
+            changed[at] = (changed[at] + 1) % VOCAB as u32;
+            let after = run(&ops, m, &mut m.0.new_state(), &changed, &Access::Learn);
+            assert!(before[..at * VOCAB] == after[..at * VOCAB]);
+            assert!(before[at * VOCAB..] != after[at * VOCAB..]);
+        }
+    }
+}
+
+fn lineage() -> Lineage {
+    Lineage { base: "weights".into(), config: "config".into(), isa: Isa::best().name().into() }
+}
+
+#[test]
+fn a_saved_state_continues_as_if_it_had_never_stopped() {
+    let ids = tokens(200);
+    for m in &models() {
+        let ops = Cpu::inference();
+        let mut state = m.0.new_state();
+        run(&ops, m, &mut state, &ids[..111], &Access::Learn);
+        let bytes = state.to_bytes(&lineage()).unwrap();
+        let mut restored = State::from_bytes(m.0.state_layout().clone(), &lineage(), bytes.clone()).unwrap();
+        assert_eq!(restored, state);
+        let mut fork = state.clone();
+        let expected = run(&ops, m, &mut state, &ids[111..], &Access::Learn);
+        assert!(run(&ops, m, &mut restored, &ids[111..], &Access::Learn) == expected);
+        assert!(run(&ops, m, &mut fork, &ids[111..], &Access::Learn) == expected);
+        assert_eq!((restored.hash(), fork.hash()), (state.hash(), state.hash()));
+    }
+}
+
+#[test]
+fn a_state_of_another_model_version_or_length_is_refused() {
+    let m = &models()[0];
+    let state: State<f32> = m.0.new_state();
+    let bytes = state.to_bytes(&lineage()).unwrap();
+    let read = |lineage: &Lineage, bytes: &[u8]| State::from_bytes(m.0.state_layout().clone(), lineage, bytes.to_vec());
+    let other = Lineage { base: "others".into(), ..lineage() };
+    assert!(read(&other, &bytes).unwrap_err().to_string().contains("belongs to another model"));
+    for cut in [0, 7, 100, bytes.len() - 1] {
+        assert!(read(&lineage(), &bytes[..cut]).is_err(), "{cut} bytes");
+    }
+    let at = bytes.windows(14).position(|w| w == b"hecate-state 1").unwrap();
+    let mut newer = bytes.clone();
+    newer[at + 13] = b'9';
+    assert!(read(&lineage(), &newer).unwrap_err().to_string().contains("this build reads"));
+    let mut broken = bytes.clone();
+    let end = broken.len();
+    broken[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert!(read(&lineage(), &broken).unwrap_err().to_string().contains("not finite"));
+}
+
+#[test]
+fn access_says_what_is_written() {
+    let ids = tokens(90);
+    for m in models().iter().filter(|m| m.0.memories().next().is_some()) {
+        let ops = Cpu::inference();
+        let mut state = m.0.new_state();
+        run(&ops, m, &mut state, &ids[..40], &Access::Learn);
+        let start = state.clone();
+        let memory = |s: &State<f32>, block: usize| {
+            let info = m.0.memories().find(|(i, _)| *i == block).unwrap().1;
+            s.data[info.state].to_vec()
+        };
+        let read = run(&ops, m, &mut state, &ids[40..], &Access::Read);
+        assert_eq!(state, start, "reading leaves the state as it was");
+        let mut learned = start.clone();
+        assert!(run(&ops, m, &mut learned, &ids[40..], &Access::Learn) == read, "reading computes what learning does");
+        let mut frozen = start.clone();
+        let cold = run(&ops, m, &mut frozen, &ids[40..], &Access::Frozen(Blocks::All));
+        assert!(cold != read, "frozen memories answer differently");
+        assert_eq!((memory(&frozen, 0), memory(&frozen, 1)), (memory(&start, 0), memory(&start, 1)));
+        let mut half = start.clone();
+        run(&ops, m, &mut half, &ids[40..], &Access::LearnOnly(Blocks::Only(vec![1])));
+        assert_eq!(memory(&half, 0), memory(&start, 0));
+        assert_ne!(memory(&half, 1), memory(&start, 1));
+    }
+}
+
+#[test]
+fn generating_twice_is_generating_once() {
+    for m in &models() {
+        let draw = |state: &mut State<f32>, prompt: &[u32], n: usize| {
+            let mut sampler = Sampler::new(&GenerationConfig { seed: 3, ..GenerationConfig::default() }).unwrap();
+            let (mut out, mut ws) = (Vec::new(), Workspace::default());
+            let mut each = |t| {
+                out.push(t);
+                ControlFlow::Continue(())
+            };
+            let (ops, learn) = (Cpu::inference(), Access::Learn);
+            generate(&ops, &m.0, &m.1, state, prompt, &mut sampler, n, &learn, &mut ws, &mut each).unwrap();
+            out
+        };
+        let (mut once, mut twice) = (m.0.new_state(), m.0.new_state());
+        let expected = draw(&mut once, &[1, 2, 3], 200);
+        let mut got = draw(&mut twice, &[1, 2, 3], 100);
+        let bytes = twice.to_bytes(&lineage()).unwrap();
+        let mut loaded = State::from_bytes(m.0.state_layout().clone(), &lineage(), bytes.clone()).unwrap();
+        got.extend(draw(&mut loaded, &[], 100));
+        assert_eq!(got, expected);
+        assert_eq!(loaded.hash(), once.hash());
+    }
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_refused_before_anything_is_written() {
+    let (model, params) = &models()[0];
+    let mut state = model.new_state();
+    let mut ws = Workspace::default();
+    let ids = [1, VOCAB as u32];
+    let error = model.forward(&Cpu::inference(), params, &mut state, &ids, &Access::Learn, Logits::All, &mut ws);
+    assert!(error.unwrap_err().to_string().contains("outside the vocabulary"));
+    assert_eq!(state, model.new_state());
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_an_error_that_names_its_place() {
+    let (model, mut params) = models().pop().unwrap();
+    let spec = model.params().specs.iter().find(|s| s.name == "blocks.1.mixer.memory.v.weight").unwrap();
+    params.data[spec.range.start] = f32::INFINITY;
+    let (mut state, mut ws) = (model.new_state(), Workspace::default());
+    let ops = Cpu::inference();
+    let error =
+        model.forward(&ops, &params, &mut state, &tokens(20), &Access::Learn, Logits::All, &mut ws).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("block 1") && text.contains("head 0") && text.contains("titans"), "{text}");
+}
