@@ -1,0 +1,211 @@
+//! How a row of the bench is measured: verified first, then timed in turns with all others.
+
+use super::machine::{self, Machine};
+use hecate_core::ops::Cpu;
+use hecate_core::simd::Isa;
+use serde::Serialize;
+use std::time::Instant;
+
+/// Time since a moment.
+pub(super) struct Clock(Instant);
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+    pub(super) fn ns(&self) -> f64 {
+        self.0.elapsed().as_secs_f64() * 1e9
+    }
+}
+
+/// Says what is wrong with the results, if anything is.
+pub(super) type Fault = Box<dyn FnMut(&Cpu) -> Option<String> + Send>;
+
+/// Something to be measured.
+pub(super) struct Case {
+    pub name: String,
+    /// The closed formula behind `flops`, for the reader.
+    pub formula: String,
+    /// Floating-point operations of one call, a multiply-add counted as two; recomputation and padding left out.
+    pub flops: f64,
+    /// Tokens of one call, where the row is about tokens.
+    pub tokens: Option<usize>,
+    /// Compares a call with something slower and independent.
+    pub fault: Fault,
+    /// One call.
+    pub call: Box<dyn FnMut(&Cpu) + Send>,
+}
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Turns: each row is timed once in every turn, and the median of the turns is reported.
+    pub turns: usize,
+    /// Least time of one row in one turn, in milliseconds; short calls are repeated.
+    pub least_ms: f64,
+    /// Threads of the second column.
+    pub threads: usize,
+    /// Instruction set.
+    pub isa: Isa,
+}
+
+impl Default for Options {
+    /// Nine turns give a median that one disturbed turn does not move; 20 ms is far above the clock's step.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { turns: 9, least_ms: 20.0, threads, isa: Isa::best() }
+    }
+}
+
+/// One row on a number of threads.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Timing {
+    /// Median time of a call.
+    pub ns_per_call: f64,
+    /// Median time of a token, where the row is about tokens.
+    pub ns_per_token: Option<f64>,
+    /// 10^9 operations a second.
+    pub gflops: f64,
+    /// Median over the turns of the share of the peak measured in the same turn.
+    pub share_of_peak: f64,
+}
+
+/// One measured row.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What was measured, with its extent.
+    pub name: String,
+    /// The closed formula behind `flops`.
+    pub formula: String,
+    /// Floating-point operations of one call.
+    pub flops: f64,
+    /// Tokens of one call.
+    pub tokens: Option<usize>,
+    /// On one thread.
+    pub one: Timing,
+    /// On all threads.
+    pub all: Timing,
+}
+
+/// Everything that one run of the bench found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The machine.
+    pub machine: Machine,
+    /// Measured rows.
+    pub rows: Vec<Row>,
+    /// Rows whose results were wrong and which were therefore not timed, with the reason.
+    pub wrong: Vec<(String, String)>,
+}
+
+/// Verifies and measures all cases.
+pub(super) fn measure(mut cases: Vec<Case>, options: Options) -> Report {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().expect("threads can be started");
+    let single = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread can be started");
+    let cpu = [false, true].map(|parallel| Cpu::training().with_isa(options.isa).with_parallel(parallel));
+    let mut wrong = Vec::new();
+    cases.retain_mut(|case| {
+        let fault = pool.install(|| cpu.iter().find_map(|cpu| (case.fault)(cpu)));
+        wrong.extend(fault.iter().map(|reason| (case.name.clone(), reason.clone())));
+        fault.is_none()
+    });
+    let pools = [&single, &pool];
+    // Calls per turn, found with calls that also warm up the caches and the threads' scratch.
+    let calls: Vec<[usize; 2]> = cases
+        .iter_mut()
+        .map(|case| {
+            [0, 1].map(|i| {
+                time(&pools, &cpu, i, case, 1);
+                (options.least_ms * 1e6 / time(&pools, &cpu, i, case, 1)).ceil().clamp(1.0, 1e6) as usize
+            })
+        })
+        .collect();
+    let (from, mut to) = (vec![1.0_f32; 1 << 24], vec![0.0_f32; 1 << 24]);
+    let (mut peaks, mut copies) = ([Vec::new(), Vec::new()], Vec::new());
+    let mut times = vec![[Vec::new(), Vec::new()]; cases.len()];
+    for _ in 0..options.turns.max(1) {
+        peaks[0].push(single.install(|| machine::peak_one(options.isa)));
+        peaks[1].push(machine::peak_all(options.isa, &pool));
+        copies.push(machine::copy(&from, &mut to));
+        for ((case, calls), times) in cases.iter_mut().zip(&calls).zip(&mut times) {
+            for i in 0..2 {
+                times[i].push(time(&pools, &cpu, i, case, calls[i]));
+            }
+        }
+    }
+    let machine = Machine {
+        isa: options.isa.name(),
+        threads: options.threads,
+        peak_one_gflops: median(&peaks[0]),
+        peak_all_gflops: median(&peaks[1]),
+        copy_gbytes: median(&copies),
+    };
+    let rows = cases.into_iter().zip(&times).map(|(case, times)| row(case, times, &peaks)).collect();
+    Report { machine, rows, wrong }
+}
+
+/// Nanoseconds of a call, over `calls` calls.
+fn time(pools: &[&rayon::ThreadPool; 2], cpu: &[Cpu; 2], i: usize, case: &mut Case, calls: usize) -> f64 {
+    pools[i].install(|| {
+        let clock = Clock::start();
+        for _ in 0..calls {
+            (case.call)(&cpu[i]);
+        }
+        clock.ns() / calls as f64
+    })
+}
+
+fn row(case: Case, times: &[Vec<f64>; 2], peaks: &[Vec<f64>; 2]) -> Row {
+    let [one, all] = [0, 1].map(|i| {
+        let ns_per_call = median(&times[i]);
+        let shares: Vec<f64> = times[i].iter().zip(&peaks[i]).map(|(ns, peak)| case.flops / ns / peak).collect();
+        Timing {
+            ns_per_call,
+            ns_per_token: case.tokens.map(|tokens| ns_per_call / tokens as f64),
+            gflops: case.flops / ns_per_call,
+            share_of_peak: median(&shares),
+        }
+    });
+    Row { name: case.name, formula: case.formula, flops: case.flops, tokens: case.tokens, one, all }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { 0.5 * (sorted[middle - 1] + sorted[middle]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(name: &str, fault: Option<&str>, call: impl FnMut(&Cpu) + Send + 'static) -> Case {
+        let fault = fault.map(str::to_string);
+        Case {
+            name: name.to_string(),
+            formula: "n".to_string(),
+            flops: 1000.0,
+            tokens: Some(10),
+            fault: Box::new(move |_| fault.clone()),
+            call: Box::new(call),
+        }
+    }
+
+    #[test]
+    fn a_row_with_wrong_results_is_named_and_never_timed() {
+        let options = Options { turns: 2, least_ms: 0.0, ..Options::default() };
+        let cases =
+            vec![case("right", None, |_| ()), case("wrong", Some("off by one"), |_| panic!("a wrong row was timed"))];
+        let report = measure(cases, options);
+        assert_eq!(report.wrong, [("wrong".to_string(), "off by one".to_string())]);
+        let [row] = &report.rows[..] else { panic!("one row is left") };
+        assert_eq!((row.name.as_str(), row.one.ns_per_token), ("right", Some(row.one.ns_per_call / 10.0)));
+        assert!(report.machine.peak_one_gflops > 0.0 && report.machine.copy_gbytes > 0.0);
+    }
+
+    #[test]
+    fn the_median_is_the_middle_of_odd_and_the_mean_of_the_two_middles_of_even() {
+        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 2.0, 3.0])), (2.0, 2.5));
+    }
+}

@@ -1,0 +1,173 @@
+//! Rows about memory scans: every rule at 8 heads of 64, and the kernels of two rules at other sizes, from which the
+//! order of a rule's kernels is read.
+
+use super::harness::{Case, Fault};
+use super::inputs::{fault, numbers};
+use hecate_core::ops::{Cpu, Ops, ScanKernel};
+use hecate_core::scan::{self, ScanShape, Write};
+use hecate_core::{Activation, AnyRule, Dims, Scalar};
+
+const HEADS: usize = 8;
+/// Tokens of the calls that are compared with the reference, which is slow: two checkpoints and an edge.
+const VERIFIED_TOKENS: usize = 130;
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for rule in AnyRule::all() {
+        all.extend(rows(&rule, "auto", 64, 2048));
+        all.push(forward(&rule, "auto", 64, 1));
+    }
+    for name in ["gated_delta", "titans"] {
+        let rule = AnyRule::named(name).expect("the rule is registered");
+        for (width, tokens) in [16, 32, 64, 128].into_iter().flat_map(|width| [(width, 64), (width, 512)]) {
+            for kernel in rule.kernels(Dims::new(width, width)) {
+                all.extend(rows(&rule, kernel.name, width, tokens));
+            }
+        }
+    }
+    all
+}
+
+fn rows(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> [Case; 2] {
+    [forward(rule, kernel, width, tokens), both(rule, kernel, width, tokens)]
+}
+
+/// The buffers of a call.
+#[derive(Clone)]
+struct Scan {
+    rule: AnyRule,
+    kernel: ScanKernel,
+    shape: ScanShape,
+    inputs: Vec<Vec<f32>>,
+    state: Vec<f32>,
+    y: Vec<f32>,
+    saved: Vec<f32>,
+    dy: Vec<f32>,
+    gradients: Vec<Vec<f32>>,
+    dstate: Vec<f32>,
+}
+
+impl Scan {
+    fn new(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> Self {
+        let shape = ScanShape { heads: HEADS, tokens, dims: Dims::new(width, width), pos: 0 };
+        let (reads, len) = (HEADS * tokens * width, HEADS * rule.state_len(shape.dims));
+        let inputs = inputs(rule, shape);
+        Self {
+            rule: rule.clone(),
+            kernel: ScanKernel::Named(kernel.to_string()),
+            shape,
+            gradients: inputs.iter().map(|x| vec![0.0; x.len()]).collect(),
+            inputs,
+            state: vec![0.0; len],
+            y: vec![0.0; reads],
+            saved: vec![0.0; len * shape.checkpoints()],
+            dy: numbers(reads, 5),
+            dstate: vec![0.0; len],
+        }
+    }
+
+    /// Forward from an empty memory; a pass of training keeps its checkpoints.
+    fn forward(&mut self, cpu: &Cpu, training: bool) {
+        let inputs: Vec<&[f32]> = self.inputs.iter().map(|x| &x[..]).collect();
+        let saved = training.then_some(&mut self.saved[..]);
+        self.state.fill(0.0);
+        let cpu = cpu.clone().with_scan(self.kernel.clone());
+        cpu.scan_forward(&self.rule, self.shape, &inputs, &mut self.state, &mut self.y, saved, Write::Yes)
+            .expect("the kernel is in the list of its rule");
+    }
+
+    fn backward(&mut self, cpu: &Cpu) {
+        let inputs: Vec<&[f32]> = self.inputs.iter().map(|x| &x[..]).collect();
+        let mut gradients: Vec<&mut [f32]> = self.gradients.iter_mut().map(|x| &mut x[..]).collect();
+        self.dstate.fill(0.0);
+        let cpu = cpu.clone().with_scan(self.kernel.clone());
+        let dstate = &mut self.dstate;
+        cpu.scan_backward(&self.rule, self.shape, &inputs, &self.saved, &self.dy, &mut gradients, dstate)
+            .expect("the kernel is in the list of its rule");
+    }
+}
+
+/// Inputs as a mixer makes them: keys and queries of unit length, gates around their biases.
+fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
+    let list = rule.inputs();
+    let mut all: Vec<Vec<f32>> = Vec::new();
+    for (i, input) in list.iter().enumerate() {
+        let width = input.width.of(s.dims);
+        let mut data = numbers(s.heads * s.tokens * width, 11 + i as u64);
+        match input.activation {
+            Activation::Unit => data.chunks_mut(width).for_each(|x| {
+                let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
+                x.iter_mut().for_each(|x| *x /= norm);
+            }),
+            Activation::Silu => {}
+            Activation::Sigmoid { max, bias, .. } => {
+                data.iter_mut().for_each(|x| *x = (max * (f64::from(*x) + bias).sigmoid()) as f32);
+            }
+        }
+        all.push(data);
+    }
+    for (i, input) in list.iter().enumerate() {
+        if let Activation::Sigmoid { damped_by: Some(by), .. } = input.activation {
+            let by = list.iter().position(|input| input.name == by).expect("a gate damps by another gate");
+            let by = all[by].clone();
+            all[i].iter_mut().zip(by).for_each(|(x, by)| *x *= 1.0 - by);
+        }
+    }
+    all
+}
+
+/// Compares fewer tokens with the reference in double precision, forward and backward.
+fn against_reference(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> Fault {
+    let mut scan = Scan::new(rule, kernel, width, tokens.min(VERIFIED_TOKENS));
+    Box::new(move |cpu| {
+        scan.gradients.iter_mut().for_each(|x| x.fill(0.0));
+        scan.forward(cpu, true);
+        scan.backward(cpu);
+        let double = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f64::from(x)).collect() };
+        let (rule, s) = (&scan.rule, scan.shape);
+        let inputs: Vec<Vec<f64>> = scan.inputs.iter().map(|x| double(x)).collect();
+        let inputs: Vec<&[f64]> = inputs.iter().map(|x| &x[..]).collect();
+        let (mut state, mut dstate) = (vec![0.0; scan.state.len()], vec![0.0; scan.state.len()]);
+        let (mut y, mut saved) = (vec![0.0; scan.y.len()], vec![0.0; scan.saved.len()]);
+        scan::reference_forward(rule, s, &inputs, &mut state, &mut y, Some(&mut saved), Write::Yes);
+        let mut gradients: Vec<Vec<f64>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
+        let mut views: Vec<&mut [f64]> = gradients.iter_mut().map(|x| &mut x[..]).collect();
+        scan::reference_backward(rule, s, &inputs, &saved, &double(&scan.dy), &mut views, &mut dstate);
+        let pairs = [(&scan.y, &y), (&scan.state, &state), (&scan.dstate, &dstate)];
+        let pairs = pairs.into_iter().chain(scan.gradients.iter().zip(&gradients));
+        pairs.into_iter().find_map(|(got, want)| fault(got.iter().copied().zip(want.iter().copied())))
+    })
+}
+
+fn forward(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> Case {
+    let mut scan = Scan::new(rule, kernel, width, tokens);
+    row(rule, kernel, (width, tokens), "forward", 1.0, move |cpu| scan.forward(cpu, false))
+}
+
+fn both(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> Case {
+    let mut scan = Scan::new(rule, kernel, width, tokens);
+    row(rule, kernel, (width, tokens), "both ways", 3.0, move |cpu| {
+        scan.forward(cpu, true);
+        scan.backward(cpu);
+    })
+}
+
+fn row(
+    rule: &AnyRule,
+    kernel: &str,
+    (width, tokens): (usize, usize),
+    what: &str,
+    passes: f64,
+    call: impl FnMut(&Cpu) + Send + 'static,
+) -> Case {
+    let dims = Dims::new(width, width);
+    let per_entry = rule.flops(dims) / (width * width) as f64;
+    Case {
+        name: format!("{} {kernel} {HEADS}x{width} T={tokens} {what}", rule.name()),
+        formula: format!("{} H T D D", passes * per_entry),
+        flops: passes * rule.flops(dims) * (HEADS * tokens) as f64,
+        tokens: Some(tokens),
+        fault: against_reference(rule, kernel, width, tokens),
+        call: Box::new(call),
+    }
+}

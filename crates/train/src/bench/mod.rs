@@ -1,0 +1,57 @@
+//! What the machine can do and how much of it each operation uses.
+//!
+//! Every row is first compared with a slower, independent computation and only then timed, on one thread and on
+//! all, in turns with the other rows and with the measurement of the machine's own peak. FLOPs come from a closed
+//! formula; recomputation and padding do not count.
+
+mod harness;
+mod inputs;
+mod machine;
+mod memory;
+mod ops;
+mod products;
+
+pub use harness::{Options, Report, Row, Timing};
+pub use machine::{Machine, peak};
+
+/// Runs every row whose name contains `filter`.
+pub fn run(filter: Option<&str>, options: Options) -> Report {
+    let cases = products::cases().into_iter().chain(memory::cases()).chain(ops::cases());
+    let chosen = |name: &str| filter.is_none_or(|part| name.contains(part));
+    harness::measure(cases.filter(|case| chosen(&case.name)).collect(), options)
+}
+
+impl Report {
+    /// Prints the table.
+    pub fn print(&self) {
+        let m = &self.machine;
+        println!(
+            "{}: f32 multiply-add peak {:.1} GFLOP/s on one thread, {:.1} on {}; copy {:.1} GB/s",
+            m.isa, m.peak_one_gflops, m.peak_all_gflops, m.threads, m.copy_gbytes
+        );
+        println!("{:<48} {:>34} {:>34}", "", "one thread", "all threads");
+        for row in &self.rows {
+            println!("{:<48} {} {}   {}", row.name, cells(&row.one), cells(&row.all), row.formula);
+        }
+        for (name, reason) in &self.wrong {
+            println!("{name:<48} WRONG, not timed: {reason}");
+        }
+    }
+}
+
+fn cells(t: &Timing) -> String {
+    let (ns, unit) = t.ns_per_token.map_or((t.ns_per_call, "call"), |ns| (ns, "token"));
+    format!("{ns:>12.1} ns/{unit:<5} {:>7.1} {:>4.1} %", t.gflops, 100.0 * t.share_of_peak)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_chosen_by_name_and_verified() {
+        let report = run(Some("1x"), Options { turns: 1, least_ms: 0.0, ..Options::default() });
+        assert!(report.wrong.is_empty(), "{:?}", report.wrong);
+        assert!(!report.rows.is_empty() && report.rows.iter().all(|row| row.name.contains("1x")));
+    }
+}

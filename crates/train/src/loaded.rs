@@ -1,0 +1,105 @@
+//! A trained model from a run folder or a checkpoint, ready to be used.
+
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+use crate::trainer::lineage;
+use crate::{atomic, checkpoint};
+use hecate_model::{GenerationConfig, Lineage, Model, ModelConfig, Params, State, weights};
+use std::path::Path;
+
+/// The longest `config.json` that is read.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// A model with its numbers, its tokenizer and its defaults for generation.
+pub struct Loaded {
+    /// The layout.
+    pub model: Model,
+    /// The numbers.
+    pub params: Params<f32>,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// Defaults of `hecate generate`.
+    pub generation: GenerationConfig,
+    /// How states name this model.
+    pub lineage: Lineage,
+}
+
+impl Loaded {
+    /// Reads a run folder, or one of its checkpoints (whose run folder lies two levels up).
+    ///
+    /// # Errors
+    /// A missing, truncated or foreign file, by its path.
+    pub fn open(folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(Error::unsuitable(folder, "it is not a folder; expected a run folder or a checkpoint"));
+        }
+        let is_checkpoint = folder.join("trainer.json").exists();
+        let home = if is_checkpoint { folder.join("../..") } else { folder.to_path_buf() };
+        let config: ModelConfig = read_json(&home.join("config.json"))?;
+        let model = Model::new(&config)?;
+        let bytes = if is_checkpoint {
+            checkpoint::verify(folder)?.read("model.safetensors")?
+        } else {
+            atomic::read(&home.join("model.safetensors"))?
+        };
+        let lineage = lineage(&model, &bytes);
+        let params = weights::from_bytes(model.params(), model.config(), bytes)?;
+        let generation: GenerationConfig = read_json(&home.join("generation_config.json"))?;
+        generation.check()?;
+        let tokenizer = Tokenizer::load(&home)?;
+        if tokenizer.vocab() != config.vocab {
+            let reason = format!("its vocabulary of {} is not the model's {}", tokenizer.vocab(), config.vocab);
+            return Err(Error::unsuitable(&home.join("tokenizer_config.json"), reason));
+        }
+        Ok(Self { model, params, tokenizer, generation, lineage })
+    }
+
+    /// Reads a state that was learned on this model, or starts one where the file does not exist and `create` is set.
+    ///
+    /// # Errors
+    /// A state of another model or version, a truncated file.
+    pub fn state(&self, file: &Path, create: bool) -> Result<State<f32>> {
+        if create && !file.exists() {
+            return Ok(self.model.new_state());
+        }
+        let bytes = atomic::read(file)?;
+        Ok(State::from_bytes(self.model.state_layout().clone(), &self.lineage, bytes)?)
+    }
+
+    /// Writes a state whole or not at all.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn save_state(&self, state: &State<f32>, file: &Path) -> Result<()> {
+        atomic::write(file, &state.to_bytes(&self.lineage)?)
+    }
+}
+
+/// Writes the folder that [`Loaded::open`] reads: the final form of a run, in the layout of Hugging Face.
+///
+/// # Errors
+/// What the disk says.
+pub fn export(
+    folder: &Path,
+    model: &Model,
+    params: &Params<f32>,
+    tokenizer: &Tokenizer,
+    generation: &GenerationConfig,
+) -> Result<()> {
+    let json = |value: serde_json::Value| serde_json::to_string_pretty(&value).expect("plain data") + "\n";
+    let config = serde_json::to_value(model.config()).expect("a config is plain data");
+    let generation = serde_json::to_value(generation).expect("a config is plain data");
+    atomic::write(&folder.join("config.json"), json(config).as_bytes())?;
+    atomic::write(&folder.join("generation_config.json"), json(generation).as_bytes())?;
+    tokenizer.save(folder)?;
+    let bytes = weights::to_bytes(model.params(), params, model.config())?;
+    atomic::write(&folder.join("model.safetensors"), &bytes)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = atomic::read(path)?;
+    if bytes.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(Error::unsuitable(path, format!("it is larger than {MAX_CONFIG_BYTES} bytes")));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| Error::unsuitable(path, e.to_string()))
+}

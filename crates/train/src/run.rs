@@ -1,0 +1,357 @@
+//! A whole run, from its folder to its report: what `hecate train` does.
+
+use crate::checkpoint::Checkpoints;
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+use crate::eval::{Evaluation, evaluate};
+use crate::interrupt::Interrupt;
+use crate::loaded::export;
+use crate::log::{self, LogWriter, PositionBin, Record};
+use crate::machine::{Machine, ProcessMemory};
+use crate::progress::Progress;
+use crate::run_config::RunConfig;
+use crate::run_folder::{self, RunFolder};
+use crate::stream::Stream;
+use crate::tensorboard::EventWriter;
+use crate::tokenizer::Tokenizer;
+use crate::trainer::{Estimate, StepReport, Trainer};
+use crate::{report, settings};
+use hecate_core::ops::Cpu;
+use hecate_model::{Access, Blocks, Sampler, Workspace, generate};
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Tokens of a sample printed on the way.
+const SAMPLE_TOKENS: usize = 160;
+
+/// What the caller wants besides the config.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Write TensorBoard event files too.
+    pub tensorboard: bool,
+    /// Show nothing on the way.
+    pub quiet: bool,
+    /// Single-precision peak of the threads in use, in operations per second, for the share of peak.
+    pub peak_flops: Option<f64>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// Steps done.
+    pub step: u64,
+    /// False after Ctrl-C.
+    pub finished: bool,
+    /// Held-out bits per byte with the memories writing.
+    pub learn: Option<Evaluation>,
+    /// The same with the memories frozen, for models that have some.
+    pub frozen: Option<Evaluation>,
+    /// A generated text.
+    pub sample: Option<String>,
+    /// Median tokens per second.
+    pub tokens_per_sec: f64,
+    /// Median share of the machine's peak.
+    pub share_of_peak: Option<f64>,
+    /// Largest resident memory of the process in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+}
+
+/// A run that is ready for its next step.
+pub struct Run {
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    trainer: Trainer,
+    held_out: Stream,
+    tokenizer: Tokenizer,
+    log: LogWriter,
+    board: Option<EventWriter>,
+    options: Options,
+    speeds: Vec<f64>,
+    flops_per_token: f64,
+}
+
+impl Run {
+    /// A new run, in `out` or else in a new folder under [`run_folder::DEFAULT_PARENT`] named after `name`. Nothing is
+    /// made before the config and the text are known to fit. Checkpoint 0 is written.
+    ///
+    /// # Errors
+    /// A config that cannot run, a text that is too short or unreadable, a folder that is taken, a full disk.
+    pub fn create(config: &RunConfig, name: &str, out: Option<&Path>, options: Options) -> Result<Self> {
+        config.check()?;
+        let (stream, held_out, tokenizer) = text(config)?;
+        let trainer = Trainer::new(config, stream)?;
+        let folder = match out {
+            Some(folder) => RunFolder::create(folder)?,
+            None => RunFolder::create_numbered(Path::new(run_folder::DEFAULT_PARENT), name)?,
+        };
+        let resolved = toml::to_string(config).expect("a config is plain data");
+        crate::atomic::write(&folder.join(run_folder::RUN_CONFIG), resolved.as_bytes())?;
+        write_description(&trainer, &tokenizer, folder.path())?;
+        let checkpoints = folder.checkpoints()?;
+        trainer.save(&checkpoints)?;
+        let log = LogWriter::create(&folder.join(run_folder::LOG))?;
+        Self::assemble(folder, checkpoints, trainer, held_out, tokenizer, log, options)
+    }
+
+    /// The run in `folder`, from its newest complete checkpoint.
+    ///
+    /// # Errors
+    /// No such run, no complete checkpoint, another text than the one it was trained on.
+    pub fn resume(folder: &Path, options: Options) -> Result<Self> {
+        let folder = RunFolder::open(folder)?;
+        let file = folder.join(run_folder::RUN_CONFIG);
+        let config: RunConfig = settings::into(settings::read_file(&file)?, &file.display().to_string())?;
+        let (stream, held_out, tokenizer) = text(&config)?;
+        let checkpoints = folder.checkpoints()?;
+        let checkpoint = checkpoints.latest_complete()?;
+        let trainer = Trainer::resume(&config, stream, &checkpoint)?;
+        let (log, _) = LogWriter::resume(&folder.join(run_folder::LOG), trainer.step_count())?;
+        Self::assemble(folder, checkpoints, trainer, held_out, tokenizer, log, options)
+    }
+
+    fn assemble(
+        folder: RunFolder,
+        checkpoints: Checkpoints,
+        trainer: Trainer,
+        held_out: Stream,
+        tokenizer: Tokenizer,
+        mut log: LogWriter,
+        options: Options,
+    ) -> Result<Self> {
+        let config = serde_json::to_value(trainer.config()).expect("a config is plain data");
+        log.write(&Record::Run(log::Run {
+            step: trainer.step_count(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            unix_secs: unix_secs() as u64,
+            config,
+            machine: serde_json::to_value(Machine::look_up()).expect("facts are plain data"),
+        }))?;
+        let board = if options.tensorboard { Some(board(&folder, trainer.step_count())?) } else { None };
+        // In the middle of a stream every query sees its whole window: the position is past all of them.
+        let context = trainer.config().model.context;
+        let past = if trainer.config().train.reset_each_step { 0 } else { u64::from(u32::MAX) };
+        let flops_per_token = 3.0 * trainer.model().flops(context, past);
+        let speeds = Vec::new();
+        Ok(Self { folder, checkpoints, trainer, held_out, tokenizer, log, board, options, speeds, flops_per_token })
+    }
+
+    /// Where the run lies.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+    /// The run's trainer.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+    /// The memory that the run will take.
+    ///
+    /// # Errors
+    /// As [`Trainer::estimate`].
+    pub fn estimate(&mut self) -> Result<Estimate> {
+        self.trainer.estimate()
+    }
+
+    /// Trains to the last step, or until Ctrl-C; then measures, samples and reports.
+    ///
+    /// # Errors
+    /// A non-finite value with its place (the last good checkpoint stays), or what the disk says.
+    pub fn run(&mut self, interrupt: &Interrupt) -> Result<Outcome> {
+        let train = self.trainer.config().train.clone();
+        let started = Instant::now();
+        let mut progress = Progress::new(train.steps, self.trainer.step_count(), self.options.quiet);
+        while self.trainer.step_count() < train.steps {
+            if interrupt.requested() {
+                return self.stop(started);
+            }
+            let before = Instant::now();
+            let report = self.trainer.step()?;
+            self.record(&report, before.elapsed().as_secs_f64(), &mut progress)?;
+            let due = |every: u64| every > 0 && report.step % every == 0 && report.step < train.steps;
+            if due(train.checkpoint_every) {
+                self.trainer.save(&self.checkpoints)?;
+            }
+            if due(train.sample_every) {
+                let text = self.sample(SAMPLE_TOKENS)?;
+                progress.say(&format!("  | {}", text.trim().replace('\n', "\n  | ")));
+            }
+        }
+        progress.finish();
+        self.finish(started)
+    }
+
+    fn record(&mut self, report: &StepReport, secs: f64, progress: &mut Progress) -> Result<()> {
+        let tokens_per_sec = report.tokens as f64 / secs;
+        let share_of_peak = self.options.peak_flops.map(|peak| tokens_per_sec * self.flops_per_token / peak);
+        self.speeds.push(tokens_per_sec);
+        let step = log::Step {
+            step: report.step,
+            tokens: report.step * report.tokens,
+            loss: report.loss,
+            bits_per_byte: report.loss / std::f64::consts::LN_2,
+            grad_norm: report.grad_norm,
+            lr: report.rate,
+            tokens_per_sec,
+            share_of_peak,
+            secs,
+            traces: report.traces.clone(),
+        };
+        if let Some(board) = &mut self.board {
+            let scalars = [("loss", step.loss), ("bits_per_byte", step.bits_per_byte), ("grad_norm", step.grad_norm)];
+            let rest = [("lr", step.lr), ("tokens_per_sec", tokens_per_sec)];
+            let traces = step.traces.iter().map(|(k, &v)| (k.as_str(), v));
+            let all: Vec<(&str, f64)> = scalars.into_iter().chain(rest).chain(traces).collect();
+            board.scalars(unix_secs(), step.step, &all)?;
+        }
+        progress.step(&step);
+        self.log.write(&Record::Step(step))
+    }
+
+    fn stop(&mut self, started: Instant) -> Result<Outcome> {
+        let step = self.trainer.step_count();
+        if self.checkpoints.steps()?.last() != Some(&step) {
+            self.trainer.save(&self.checkpoints)?;
+        }
+        self.end("interrupted", started)?;
+        report::write(self.folder.path())?;
+        Ok(self.outcome(false, None, None, None))
+    }
+
+    fn finish(&mut self, started: Instant) -> Result<Outcome> {
+        let step = self.trainer.step_count();
+        if self.checkpoints.steps()?.last() != Some(&step) {
+            self.trainer.save(&self.checkpoints)?;
+        }
+        let trainer = &self.trainer;
+        let generation = &trainer.config().sample;
+        export(self.folder.path(), trainer.model(), trainer.params(), &self.tokenizer, generation)?;
+        let (learn, frozen) = self.measure()?;
+        let sample = self.sample(self.trainer.config().sample.max_tokens)?;
+        self.end("finished", started)?;
+        report::write(self.folder.path())?;
+        Ok(self.outcome(true, Some(learn), frozen, Some(sample)))
+    }
+
+    /// Held-out bits per byte, with the memories writing and with them frozen, side by side.
+    fn measure(&mut self) -> Result<(Evaluation, Option<Evaluation>)> {
+        let before = Instant::now();
+        let (trainer, held_out) = (&self.trainer, &self.held_out);
+        let piece = 2 * trainer.config().model.context;
+        let one = |access: Access| {
+            let ops = Cpu::inference().with_parallel(false);
+            let mut state = trainer.model().new_state();
+            evaluate(&ops, trainer.model(), trainer.params(), held_out, &mut state, &access, piece, &mut |_| ())
+        };
+        let has_memory = trainer.model().memories().next().is_some();
+        let frozen = || has_memory.then(|| one(Access::Frozen(Blocks::All))).transpose();
+        let (learn, frozen) = rayon::join(|| one(Access::Learn), frozen);
+        let (learn, frozen) = (learn?, frozen?);
+        let secs = before.elapsed().as_secs_f64();
+        for (name, e) in [("learn", Some(&learn)), ("frozen", frozen.as_ref())] {
+            let Some(e) = e else { continue };
+            let bin = |p: &crate::eval::Position| PositionBin {
+                end: p.to as u64,
+                bytes: p.tokens,
+                bits_per_byte: p.bits_per_byte,
+            };
+            self.log.write(&Record::Eval(log::Eval {
+                step: self.trainer.step_count(),
+                name: name.into(),
+                bytes: e.bytes,
+                bits_per_byte: e.bits_per_byte,
+                by_position: e.by_position.iter().map(bin).collect(),
+                secs,
+            }))?;
+        }
+        Ok((learn, frozen))
+    }
+
+    /// A short text from a new state; also into the log.
+    fn sample(&mut self, tokens: usize) -> Result<String> {
+        let trainer = &self.trainer;
+        let mut sampler = Sampler::new(&trainer.config().sample)?;
+        let (mut state, mut ws) = (trainer.model().new_state(), Workspace::default());
+        let mut ids = Vec::with_capacity(tokens);
+        let mut each = |id| {
+            ids.push(id);
+            ControlFlow::Continue(())
+        };
+        let (ops, access) = (Cpu::inference(), Access::Learn);
+        let (model, params) = (trainer.model(), trainer.params());
+        generate(&ops, model, params, &mut state, &[], &mut sampler, tokens, &access, &mut ws, &mut each)?;
+        let text = String::from_utf8_lossy(&self.tokenizer.decode(&ids)?).into_owned();
+        let step = self.trainer.step_count();
+        self.log.write(&Record::Sample(log::Sample { step, prompt: String::new(), text: text.clone() }))?;
+        Ok(crate::tokenizer::printable(&text))
+    }
+
+    fn end(&mut self, reason: &str, started: Instant) -> Result<()> {
+        let (step, secs) = (self.trainer.step_count(), started.elapsed().as_secs_f64());
+        self.log.write(&Record::End(log::End { step, reason: reason.into(), secs }))
+    }
+
+    fn outcome(
+        &self,
+        finished: bool,
+        learn: Option<Evaluation>,
+        frozen: Option<Evaluation>,
+        sample: Option<String>,
+    ) -> Outcome {
+        let mut speeds = self.speeds.clone();
+        speeds.sort_unstable_by(f64::total_cmp);
+        let tokens_per_sec = speeds.get(speeds.len() / 2).copied().unwrap_or(0.0);
+        Outcome {
+            folder: self.folder.path().to_path_buf(),
+            step: self.trainer.step_count(),
+            finished,
+            learn,
+            frozen,
+            sample,
+            tokens_per_sec,
+            share_of_peak: self.options.peak_flops.map(|peak| tokens_per_sec * self.flops_per_token / peak),
+            peak_memory: ProcessMemory::look_up().map(|m| m.peak_bytes),
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn unix_secs() -> f64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// Event files for TensorBoard, in a folder of their own.
+fn board(folder: &RunFolder, step: u64) -> Result<EventWriter> {
+    let path = folder.join(run_folder::EVENTS);
+    std::fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+    EventWriter::create(&path, unix_secs(), (step > 0).then_some(step))
+}
+
+/// The run's text as tokens: the training part, the held-out part.
+fn text(config: &RunConfig) -> Result<(Stream, Stream, Tokenizer)> {
+    let corpus = match &config.data.path {
+        Some(path) => Corpus::read(path)?,
+        None => Corpus::moby_dick(),
+    };
+    let tokenizer = Tokenizer::Bytes;
+    if config.model.vocab != tokenizer.vocab() {
+        let reason =
+            format!("`model.vocab` is {}, but the byte tokenizer has {}", config.model.vocab, tokenizer.vocab());
+        return Err(Error::Config { origin: "the run's config".into(), reason });
+    }
+    let (train, held_out) = corpus.split(config.data.held_out)?;
+    let stream = |part| Stream::new(&corpus.origin, part, tokenizer, config.data.boundary);
+    Ok((stream(train), stream(held_out), tokenizer))
+}
+
+/// Config, tokenizer and generation defaults: with them a checkpoint can be used before the run has ended.
+fn write_description(trainer: &Trainer, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+    let json = |v: serde_json::Value| serde_json::to_string_pretty(&v).expect("plain data") + "\n";
+    let config = serde_json::to_value(trainer.model().config()).expect("a config is plain data");
+    let generation = serde_json::to_value(&trainer.config().sample).expect("a config is plain data");
+    crate::atomic::write(&folder.join(run_folder::MODEL_CONFIG), json(config).as_bytes())?;
+    crate::atomic::write(&folder.join(run_folder::GENERATION_CONFIG), json(generation).as_bytes())?;
+    tokenizer.save(folder)
+}

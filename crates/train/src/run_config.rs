@@ -1,0 +1,131 @@
+//! What a run is: the model, the text, the steps, the rate. A preset is such a file, and so is `run.toml`.
+
+use crate::error::{Error, Result};
+use crate::stream::Boundary;
+use hecate_model::optim::{AdamWConfig, Schedule};
+use hecate_model::{GenerationConfig, ModelConfig};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A whole run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Seed of the initial weights.
+    pub seed: u64,
+    /// The text.
+    pub data: DataConfig,
+    /// The steps.
+    pub train: TrainConfig,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
+    /// The samples shown on the way and at the end, and the defaults of `hecate generate`.
+    pub sample: GenerationConfig,
+    /// The model.
+    pub model: ModelConfig,
+}
+
+/// Where the text comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// A file or a folder; the embedded novel where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Share of the text, at its end, that is never trained on.
+    pub held_out: f64,
+    /// What happens to the state between documents.
+    pub boundary: Boundary,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self { path: None, held_out: crate::corpus::HELD_OUT, boundary: Boundary::Reset }
+    }
+}
+
+/// The steps of a run. Their number is fixed: a run never stops by the clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Streams read side by side; each takes `model.context` tokens a step.
+    pub lanes: usize,
+    /// Reads of all lanes whose gradients are averaged into one step.
+    pub accumulate: usize,
+    /// Longest gradient, global norm; 0 leaves every gradient as it is.
+    pub clip: f64,
+    /// Start every step from a new state instead of carrying it on.
+    pub reset_each_step: bool,
+    /// Steps between checkpoints; 0 writes only the first and the last.
+    pub checkpoint_every: u64,
+    /// Steps between printed samples; 0 prints only the last.
+    pub sample_every: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            lanes: 8,
+            accumulate: 1,
+            clip: 1.0,
+            reset_each_step: false,
+            checkpoint_every: 250,
+            sample_every: 250,
+        }
+    }
+}
+
+/// The optimizer, by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
+pub enum OptimizerConfig {
+    /// AdamW [AdamW v3 sec.2].
+    AdamW(AdamWConfig),
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self::AdamW(AdamWConfig::default())
+    }
+}
+
+impl RunConfig {
+    /// Refuses what cannot run, naming the key.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or what the model says.
+    pub fn check(&self) -> Result<()> {
+        let bad = |reason: &str| Err(Error::Config { origin: "the run's config".into(), reason: reason.into() });
+        self.model.check()?;
+        let OptimizerConfig::AdamW(optimizer) = &self.optimizer;
+        optimizer.check()?;
+        self.sample.check()?;
+        if self.train.lanes == 0 || self.train.accumulate == 0 {
+            return bad("`train.lanes` and `train.accumulate` must be at least 1");
+        }
+        if !(self.train.clip.is_finite() && self.train.clip >= 0.0) {
+            return bad("`train.clip` must be a number from 0 up");
+        }
+        if !(self.schedule.peak.is_finite() && self.schedule.peak > 0.0) {
+            return bad("`schedule.peak` must be a number above 0");
+        }
+        if !(0.0..=1.0).contains(&self.schedule.floor) {
+            return bad("`schedule.floor` must lie in [0, 1]");
+        }
+        if !(self.data.held_out > 0.0 && self.data.held_out < 1.0) {
+            return bad("`data.held_out` must lie in (0, 1): a run without held-out text cannot say what it learned");
+        }
+        Ok(())
+    }
+}
+
+/// The presets that are compiled in: name and text.
+pub const PRESETS: &[(&str, &str)] = &[
+    ("default", include_str!("../../../configs/default.toml")),
+    ("transformer", include_str!("../../../configs/transformer.toml")),
+];

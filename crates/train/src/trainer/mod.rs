@@ -1,0 +1,251 @@
+//! The training loop's state and its one step: lanes in, one optimizer step out, bit for bit the same for any
+//! number of threads.
+//!
+//! Lanes are dealt to a fixed number of gradient buffers by their index; each buffer is filled by one task in a
+//! fixed order, and buffers are summed as a fixed tree. Threads decide only when a task runs.
+
+mod estimate;
+mod save;
+
+pub use estimate::Estimate;
+pub use save::lineage;
+
+use crate::error::{Error, Result};
+use crate::run_config::{OptimizerConfig, RunConfig};
+use crate::stream::{Lanes, Segment, Stream};
+use hecate_core::ops::Cpu;
+use hecate_model::optim::{AdamW, clip};
+use hecate_model::{Model, Params, State, Tape};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// Most gradient buffers: with more lanes than this, some share one.
+const MAX_BUFFERS: usize = 8;
+
+/// Steps between two looks at the gates and memories of the first lane.
+const TRACE_EVERY: u64 = 10;
+
+/// What one step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Step, from 1.
+    pub step: u64,
+    /// Mean loss of the step's tokens in nats.
+    pub loss: f64,
+    /// Length of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub rate: f64,
+    /// Tokens of the step.
+    pub tokens: u64,
+    /// Gates and memory norms of the first lane, see [`Model::traces`]; empty on most steps.
+    pub traces: BTreeMap<String, f64>,
+}
+
+/// Everything that a run carries from step to step.
+pub struct Trainer {
+    config: RunConfig,
+    model: Model,
+    params: Params<f32>,
+    optimizer: AdamW,
+    lanes: Lanes,
+    states: Vec<State<f32>>,
+    step: u64,
+    ops: Cpu,
+    buffers: Vec<Vec<f32>>,
+    tapes: Mutex<Vec<Tape<f32>>>,
+    traces: Mutex<BTreeMap<String, f64>>,
+}
+
+impl Trainer {
+    /// A run before its first step.
+    ///
+    /// # Errors
+    /// A config that cannot run, or a text that is too short for it.
+    pub fn new(config: &RunConfig, stream: Stream) -> Result<Self> {
+        config.check()?;
+        let model = Model::new(&config.model)?;
+        let lanes = Lanes::new(stream, config.train.lanes, config.model.context)?;
+        let params = model.params().init(config.seed);
+        let OptimizerConfig::AdamW(optimizer) = &config.optimizer;
+        let optimizer = AdamW::new(optimizer.clone(), model.params().len);
+        Ok(Self::assemble(config.clone(), model, params, optimizer, lanes))
+    }
+
+    fn assemble(config: RunConfig, model: Model, params: Params<f32>, optimizer: AdamW, lanes: Lanes) -> Self {
+        let states = (0..config.train.lanes).map(|_| model.new_state()).collect();
+        let count = config.train.lanes.min(MAX_BUFFERS);
+        let buffers = vec![vec![0.0; model.params().len]; count];
+        let (tapes, traces) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
+        // One task per buffer keeps the threads busy; only with more threads than that do they share an op.
+        let ops = Cpu::training().with_parallel(rayon::current_num_threads() > count);
+        Self { config, model, params, optimizer, lanes, states, step: 0, ops, buffers, tapes, traces }
+    }
+
+    /// The run's config.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+    /// Its parameters.
+    pub fn params(&self) -> &Params<f32> {
+        &self.params
+    }
+    /// Steps done.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+    /// Where it reads.
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+    /// The state of each lane.
+    pub fn states(&self) -> &[State<f32>] {
+        &self.states
+    }
+    /// Values that temporary buffers hold, over all threads.
+    pub fn tape_len(&self) -> usize {
+        self.tapes.lock().expect("no task panicked").iter().map(Tape::len).sum()
+    }
+
+    /// One optimizer step over all lanes.
+    ///
+    /// # Errors
+    /// A non-finite loss, state or gradient, with its place; the parameters are then those before the step.
+    pub fn step(&mut self) -> Result<StepReport> {
+        let tokens = self.config.train.lanes * self.config.model.context * self.config.train.accumulate;
+        self.buffers.iter_mut().for_each(|b| b.fill(0.0));
+        let mut loss = 0.0;
+        for _ in 0..self.config.train.accumulate {
+            loss += self.read_lanes(1.0 / tokens as f32)?;
+        }
+        sum_tree(&mut self.buffers);
+        let grads = &mut self.buffers[0];
+        let grad_norm = clip(grads, self.config.train.clip);
+        if !grad_norm.is_finite() {
+            return Err(self.blame_gradient());
+        }
+        let rate = self.config.schedule.rate(self.step, self.config.train.steps);
+        self.optimizer.step(self.model.params(), &mut self.params, grads, rate);
+        self.step += 1;
+        let traces = std::mem::take(&mut *self.traces.lock().expect("no task panicked"));
+        Ok(StepReport { step: self.step, loss: loss / tokens as f64, grad_norm, rate, tokens: tokens as u64, traces })
+    }
+
+    /// Forward and backward over one stretch of every lane; the sum of the losses.
+    fn read_lanes(&mut self, weight: f32) -> Result<f64> {
+        let count = self.buffers.len();
+        let mut tasks: Vec<Task<'_>> = (0..count).map(|_| Vec::new()).collect();
+        for (lane, (segments, state)) in self.lanes.next_step().into_iter().zip(&mut self.states).enumerate() {
+            tasks[lane % count].push((segments, state));
+        }
+        let lane = Lane {
+            model: &self.model,
+            ops: &self.ops,
+            params: &self.params,
+            reset: self.config.train.reset_each_step,
+            weight,
+            step: self.step + 1,
+        };
+        let (tapes, traces) = (&self.tapes, &self.traces);
+        let run = |(buffer, (lanes, grads)): (usize, (Task<'_>, &mut Vec<f32>))| -> Result<Vec<f64>> {
+            let mut tape = tapes.lock().expect("no task panicked").pop().unwrap_or_default();
+            let mut sums = Vec::with_capacity(lanes.len());
+            for (i, (segments, state)) in lanes.into_iter().enumerate() {
+                sums.push(lane.read(&segments, state, grads, &mut tape)?);
+                if (buffer, i) == (0, 0) && (lane.step == 1 || lane.step.is_multiple_of(TRACE_EVERY)) {
+                    let found = lane.model.traces(&tape, state).into_iter().collect();
+                    *traces.lock().expect("no task panicked") = found;
+                }
+            }
+            tapes.lock().expect("no task panicked").push(tape);
+            Ok(sums)
+        };
+        let done: Vec<Result<Vec<f64>>> = tasks.into_par_iter().zip(&mut self.buffers).enumerate().map(run).collect();
+        let mut sum = 0.0;
+        for part in done {
+            sum += part?.iter().sum::<f64>();
+        }
+        Ok(sum)
+    }
+
+    fn blame_gradient(&self) -> Error {
+        let grads = &self.buffers[0];
+        let is_bad = |r: std::ops::Range<usize>| !grads[r].iter().all(|g| g.is_finite());
+        let spec = self.model.params().specs.iter().find(|s| is_bad(s.range.clone()));
+        let place = spec.map_or("the global norm".to_string(), |s| format!("`{}`", s.name));
+        let source = hecate_model::Error::NonFinite { what: "gradient".into(), place };
+        Error::Step { step: self.step + 1, source }
+    }
+}
+
+/// The lanes of one gradient buffer: what each reads, and its state.
+type Task<'a> = Vec<(Vec<Segment>, &'a mut State<f32>)>;
+
+/// What every lane of a step shares.
+struct Lane<'a> {
+    model: &'a Model,
+    ops: &'a Cpu,
+    params: &'a Params<f32>,
+    reset: bool,
+    weight: f32,
+    step: u64,
+}
+
+impl Lane<'_> {
+    /// Forward and backward over one lane's segments; the sum of the losses.
+    fn read(
+        &self,
+        segments: &[Segment],
+        state: &mut State<f32>,
+        grads: &mut [f32],
+        tape: &mut Tape<f32>,
+    ) -> Result<f64> {
+        let mut sum = 0.0;
+        for (i, segment) in segments.iter().enumerate() {
+            if segment.fresh || (self.reset && i == 0) {
+                state.reset();
+            }
+            let mut losses = vec![0.0; segment.predictions()];
+            let (x, y) = (segment.inputs(), segment.targets());
+            self.model
+                .train(self.ops, self.params, state, x, y, self.weight, &mut losses, grads, tape)
+                .map_err(|source| Error::Step { step: self.step, source })?;
+            sum += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
+        }
+        Ok(sum)
+    }
+}
+
+/// Adds all buffers into the first, as a tree whose shape depends on their number alone.
+fn sum_tree(buffers: &mut [Vec<f32>]) {
+    let mut stride = 1;
+    while stride < buffers.len() {
+        buffers.par_chunks_mut(2 * stride).for_each(|pair| {
+            let (left, right) = pair.split_at_mut(stride.min(pair.len()));
+            let (Some(a), Some(b)) = (left.first_mut(), right.first()) else { return };
+            a.par_chunks_mut(1 << 14).zip(b.par_chunks(1 << 14)).for_each(|(a, b)| {
+                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+            });
+        });
+        stride *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_adds_every_buffer_once() {
+        for n in 1..=9 {
+            let mut buffers: Vec<Vec<f32>> = (0..n).map(|i| vec![1.0 * (1 << i) as f32; 5]).collect();
+            sum_tree(&mut buffers);
+            assert_eq!(buffers[0], vec![((1 << n) - 1) as f32; 5]);
+        }
+    }
+}
