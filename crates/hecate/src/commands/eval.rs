@@ -1,0 +1,51 @@
+//! `hecate eval`: bits per byte on a text.
+
+use super::print_json;
+use crate::Failure;
+use crate::cli::{AccessArg, Eval};
+use crate::table::Table;
+use hecate_core::ops::Cpu;
+use hecate_model::Access;
+use hecate_train::corpus::{Corpus, HELD_OUT};
+use hecate_train::eval::{Evaluation, evaluate};
+use hecate_train::loaded::Loaded;
+use hecate_train::stream::{Boundary, Stream};
+
+pub fn run(args: &Eval) -> Result<(), Failure> {
+    let loaded = Loaded::open(&args.model)?;
+    let corpus = match &args.text {
+        Some(path) => Corpus::read(path)?,
+        None => Corpus::moby_dick(),
+    };
+    let part = match args.text {
+        Some(_) => corpus.whole(),
+        None => corpus.split(HELD_OUT)?.1,
+    };
+    let stream = Stream::new(&corpus.origin, part, loaded.tokenizer, Boundary::Reset);
+    let mut state = match &args.state {
+        Some(file) => loaded.state(file, args.access == AccessArg::Learn)?,
+        None => loaded.model.new_state(),
+    };
+    let piece = args.piece.map_or(2 * loaded.model.config().context, |n| n as usize);
+    let (ops, access) = (Cpu::inference(), Access::from(args.access));
+    let result = evaluate(&ops, &loaded.model, &loaded.params, &stream, &mut state, &access, piece, &mut |_| ())?;
+    if let (Some(file), AccessArg::Learn) = (&args.state, args.access) {
+        loaded.save_state(&state, file)?;
+    }
+    if args.json {
+        return print_json(&result);
+    }
+    print(&result);
+    Ok(())
+}
+
+/// The two protocols, one after the other.
+fn print(result: &Evaluation) {
+    println!("{:.4} bits per byte over {} bytes, state carried", result.bits_per_byte, result.bytes);
+    println!("\nby position, pieces of {} tokens from a new state:", result.piece_tokens);
+    let mut table = Table::new(&[">tokens behind", ">bits per byte", ">tokens"]);
+    for p in &result.by_position {
+        table.row([format!("{}..{}", p.from, p.to), format!("{:.4}", p.bits_per_byte), p.tokens.to_string()]);
+    }
+    print!("{}", table.plain());
+}

@@ -1,0 +1,62 @@
+//! One file per command.
+
+mod bench;
+mod doctor;
+mod eval;
+mod generate;
+mod inspect;
+mod rules;
+mod train;
+
+use crate::Failure;
+use crate::cli::{AccessArg, Cli, Command};
+use clap::CommandFactory;
+use hecate_model::{Access, Blocks};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Runs the command on a thread pool of the size that was asked for.
+pub fn run(cli: &Cli) -> Result<(), Failure> {
+    let threads = cli.threads.map_or(0, usize::from);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    match &cli.command {
+        Command::Train(args) => train::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Rules(args) => rules::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "hecate", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man => Ok(clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?),
+    }
+}
+
+impl From<AccessArg> for Access {
+    fn from(arg: AccessArg) -> Self {
+        match arg {
+            AccessArg::Learn => Access::Learn,
+            AccessArg::Read => Access::Read,
+            AccessArg::Frozen => Access::Frozen(Blocks::All),
+        }
+    }
+}
+
+/// Prints a value as indented JSON.
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// The newest finished run under `runs/`.
+fn newest_run() -> Result<PathBuf, Failure> {
+    let missing = "no model given and no finished run under `runs/`: train one with `hecate train`, or name a run";
+    let entries = std::fs::read_dir("runs").map_err(|_| missing)?;
+    let finished = |path: &PathBuf| path.join("model.safetensors").is_file();
+    let time = |path: &Path| path.join("model.safetensors").metadata().and_then(|m| m.modified()).ok();
+    let paths = entries.filter_map(|e| Some(e.ok()?.path())).filter(finished);
+    Ok(paths.max_by_key(|p| time(p)).ok_or(missing)?)
+}

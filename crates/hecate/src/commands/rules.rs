@@ -1,0 +1,82 @@
+//! `hecate rules`: the registered memory rules, from the registry itself.
+
+use super::print_json;
+use crate::Failure;
+use crate::cli::Rules;
+use crate::table::Table;
+use hecate_core::{AnyRule, ChunkForm, Dims};
+use serde::Serialize;
+
+/// The size at which state, operations and kernels are shown.
+const DIMS: Dims = Dims { dk: 64, dv: 64 };
+
+/// One rule, as `--json` prints it.
+#[derive(Serialize)]
+struct Row {
+    name: &'static str,
+    equation: &'static str,
+    source: &'static str,
+    structure: &'static str,
+    bias: &'static str,
+    retention: &'static str,
+    algorithm: &'static str,
+    inputs: Vec<&'static str>,
+    state: Vec<String>,
+    state_floats: usize,
+    flops_per_token: f64,
+    chunk: &'static str,
+    kernels: Vec<&'static str>,
+}
+
+pub fn run(args: &Rules) -> Result<(), Failure> {
+    let rows: Vec<Row> = AnyRule::all().iter().map(row).collect();
+    if args.json {
+        return print_json(&rows);
+    }
+    let mut table = Table::new(&[
+        "rule",
+        "equation",
+        "source",
+        "structure",
+        "bias",
+        "retention",
+        "algorithm",
+        "inputs",
+        ">state",
+        ">FLOPs/token",
+        "chunk form",
+        "kernels",
+    ]);
+    for r in &rows {
+        let list = [r.name, r.equation, r.source, r.structure, r.bias, r.retention, r.algorithm];
+        let numbers = [r.inputs.join(" "), r.state_floats.to_string(), format!("{}", r.flops_per_token)];
+        let rest = [r.chunk.to_string(), r.kernels.join(" ")];
+        table.row(list.map(String::from).into_iter().chain(numbers).chain(rest));
+    }
+    print!("{}", if args.markdown { table.markdown() } else { table.plain() });
+    println!("\nState in numbers and FLOPs are for one head with keys and values of width {}.", DIMS.dk);
+    Ok(())
+}
+
+fn row(rule: &AnyRule) -> Row {
+    let about = rule.about();
+    Row {
+        name: rule.name(),
+        equation: about.equation,
+        source: about.source,
+        structure: about.structure,
+        bias: about.bias,
+        retention: about.retention,
+        algorithm: about.algorithm,
+        inputs: rule.inputs().iter().map(|i| i.name).collect(),
+        state: rule.state(DIMS).iter().map(|t| format!("{} {:?}", t.name, t.shape)).collect(),
+        state_floats: rule.state_len(DIMS),
+        flops_per_token: rule.flops(DIMS),
+        chunk: match about.chunk {
+            ChunkForm::Exact => "exact",
+            ChunkForm::Frozen => "frozen",
+            ChunkForm::Sequential => "sequential only",
+        },
+        kernels: rule.kernels(DIMS).iter().map(|k| k.name).collect(),
+    }
+}

@@ -1,0 +1,124 @@
+//! Every command as a user runs it, and every mistake that a user makes.
+
+mod common;
+use common::*;
+
+#[test]
+fn a_trained_model_generates_evaluates_and_is_inspected() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let shown = train(dir.path(), "run", 6, &["--tensorboard"]);
+    assert!(shown.contains("held-out bits per byte") && shown.contains("report.html"), "{shown}");
+    for file in
+        ["config.json", "generation_config.json", "tokenizer_config.json", "log.jsonl", "report.html", "run.toml"]
+    {
+        assert!(dir.path().join("run").join(file).exists(), "{file}");
+    }
+    assert!(dir.path().join("run/events").read_dir().unwrap().count() > 0);
+
+    let json = |args: &[&str]| serde_json::from_str::<serde_json::Value>(&succeed(dir.path(), args)).unwrap();
+    let once = json(&["generate", "run", "--prompt", "line", "-n", "60", "--state", "once", "--json"]);
+    json(&["generate", "run", "--prompt", "line", "-n", "30", "--state", "twice", "--json"]);
+    let twice = json(&["generate", "run", "-n", "30", "--state", "twice", "--json"]);
+    assert_eq!(once["state_sha256"], twice["state_sha256"], "two halves are the whole");
+    assert_eq!(once["tokens"].as_array().unwrap()[30..], twice["tokens"].as_array().unwrap()[..]);
+    let before = bytes(dir.path(), "once");
+    json(&["generate", "run", "-n", "5", "--state", "once", "--access", "read", "--json"]);
+    assert_eq!(bytes(dir.path(), "once"), before, "reading leaves the file alone");
+
+    let learn = json(&["eval", "run", "text.txt", "--json"]);
+    let frozen = json(&["eval", "run", "text.txt", "--access", "frozen", "--json"]);
+    assert_ne!(learn["bits_per_byte"], frozen["bits_per_byte"]);
+    assert_eq!(learn["bytes"], std::fs::metadata(dir.path().join("text.txt")).unwrap().len());
+    assert!(succeed(dir.path(), &["eval", "run/checkpoints/step-6", "text.txt"]).contains("bits per byte"));
+
+    assert!(succeed(dir.path(), &["inspect", "once"]).contains("blocks.0.memory.W"));
+    assert!(succeed(dir.path(), &["inspect", "run"]).contains("embedding.weight"));
+    let described = json(&["inspect", "--config", "run", "--json"]);
+    assert!(described["parameters"].as_u64() > Some(1000));
+}
+
+#[test]
+fn tables_help_completions_and_the_manual_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in hecate_core::AnyRule::NAMES {
+        assert!(succeed(dir.path(), &["rules"]).contains(name));
+    }
+    assert!(succeed(dir.path(), &["rules", "--markdown"]).starts_with("| rule"));
+    assert!(succeed(dir.path(), &["completions", "bash"]).contains("hecate"));
+    assert!(succeed(dir.path(), &["man"]).contains(".TH"));
+    assert!(succeed(dir.path(), &["build", "--dry-run"]).contains("[model]"));
+    assert!(succeed(dir.path(), &["doctor"]).contains("works"));
+}
+
+#[test]
+fn mistakes_end_in_one_line_that_names_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    std::fs::write(dir.path().join("short.txt"), "abc").unwrap();
+    let cases: &[(&[&str], &str)] = &[
+        (&["train", "defualt"], "default"),
+        (&["train", "train.step=3"], "steps"),
+        (&["train", "train.steps=many"], "steps"),
+        (&["train", "optimizer.name=adam"], "adamw"),
+        (&["train", "model.blocks=[{mixer={type=\"memory\",rule=\"titan\"}}]"], "titans"),
+        (&["train", "model.blocks=[{mixer={type=\"attention\",heads=3}}]"], "divide"),
+        (&["train", "model.blocks=[{mixer={type=\"attention\",windw=3}}]"], "window"),
+        (&["train", "model.vocab=100"], "256"),
+        (&["train", "--data", "nowhere"], "nowhere"),
+        (&["train", "--data", "short.txt"], "short.txt"),
+        (&["train", "--resume", "nowhere"], "nowhere"),
+        (&["generate", "nowhere"], "nowhere"),
+        (&["generate"], "hecate train"),
+        (&["eval", "text.txt"], "folder"),
+        (&["inspect", "text.txt"], "safetensors"),
+        (&["inspect", "nowhere"], "nowhere"),
+    ];
+    for (args, part) in cases {
+        let line = refuse(dir.path(), args);
+        assert!(line.contains(part), "{args:?}: {line}");
+    }
+    assert!(!dir.path().join("runs").exists(), "nothing was made on the way");
+}
+
+#[test]
+fn an_existing_run_is_never_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    train(dir.path(), "run", 2, &[]);
+    let before = bytes(dir.path(), "run/model.safetensors");
+    let mut args = vec!["train", "default", "train.steps=1", "--data", "text.txt", "--out", "run"];
+    args.extend(TINY);
+    assert!(refuse(dir.path(), &args).contains("--resume"));
+    assert_eq!(bytes(dir.path(), "run/model.safetensors"), before);
+}
+
+#[test]
+fn states_and_weights_that_are_cut_or_foreign_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    train(dir.path(), "a", 1, &[]);
+    train(dir.path(), "b", 2, &[]);
+    succeed(dir.path(), &["generate", "a", "-n", "3", "--state", "state"]);
+    assert!(refuse(dir.path(), &["generate", "b", "-n", "3", "--state", "state"]).contains("another model"));
+    let whole = bytes(dir.path(), "state");
+    std::fs::write(dir.path().join("cut"), &whole[..whole.len() / 2]).unwrap();
+    refuse(dir.path(), &["generate", "a", "-n", "3", "--state", "cut"]);
+    let weights = bytes(dir.path(), "a/model.safetensors");
+    std::fs::write(dir.path().join("a/model.safetensors"), &weights[..weights.len() - 1]).unwrap();
+    refuse(dir.path(), &["generate", "a", "-n", "3"]);
+}
+
+#[test]
+fn a_run_that_diverges_names_the_step_and_keeps_its_last_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let mut args = vec!["train", "default", "train.steps=50", "--data", "text.txt", "--out", "run"];
+    args.extend(TINY);
+    args.extend(["train.clip=0", "schedule.peak=1e30", "schedule.warmup_steps=0"]);
+    let out = run(dir.path(), &args);
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert!(!out.status.success() && text.contains("error: step ") && text.contains("non-finite"), "{text}");
+    assert!(text.contains("--resume run"), "{text}");
+    assert!(dir.path().join("run/checkpoints/step-0").exists());
+}
