@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use crate::trainer::lineage;
-use crate::{atomic, checkpoint};
+use crate::{atomic, checkpoint, run_folder};
 use hecate_model::{GenerationConfig, Lineage, Model, ModelConfig, Params, State, weights};
 use std::path::Path;
 
@@ -75,25 +75,27 @@ impl Loaded {
     }
 }
 
-/// Writes the folder that [`Loaded::open`] reads: the final form of a run, in the layout of Hugging Face.
+/// Writes what [`Loaded::open`] reads besides the weights, in the layout of Hugging Face: with it a checkpoint can be
+/// used before its run has ended.
 ///
 /// # Errors
 /// What the disk says.
-pub fn export(
-    folder: &Path,
-    model: &Model,
-    params: &Params<f32>,
-    tokenizer: &Tokenizer,
-    generation: &GenerationConfig,
-) -> Result<()> {
+pub fn describe(folder: &Path, model: &Model, tokenizer: &Tokenizer, generation: &GenerationConfig) -> Result<()> {
     let json = |value: serde_json::Value| serde_json::to_string_pretty(&value).expect("plain data") + "\n";
     let config = serde_json::to_value(model.config()).expect("a config is plain data");
     let generation = serde_json::to_value(generation).expect("a config is plain data");
-    atomic::write(&folder.join("config.json"), json(config).as_bytes())?;
-    atomic::write(&folder.join("generation_config.json"), json(generation).as_bytes())?;
-    tokenizer.save(folder)?;
+    atomic::write(&folder.join(run_folder::MODEL_CONFIG), json(config).as_bytes())?;
+    atomic::write(&folder.join(run_folder::GENERATION_CONFIG), json(generation).as_bytes())?;
+    tokenizer.save(folder)
+}
+
+/// Writes the weights beside [`describe`]: the final form of a run.
+///
+/// # Errors
+/// What the disk says.
+pub fn export(folder: &Path, model: &Model, params: &Params<f32>) -> Result<()> {
     let bytes = weights::to_bytes(model.params(), params, model.config())?;
-    atomic::write(&folder.join("model.safetensors"), &bytes)
+    atomic::write(&folder.join(run_folder::WEIGHTS), &bytes)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

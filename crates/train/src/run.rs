@@ -5,7 +5,7 @@ use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate};
 use crate::interrupt::Interrupt;
-use crate::loaded::export;
+use crate::loaded::{describe, export};
 use crate::log::{self, LogWriter, PositionBin, Record};
 use crate::machine::{Machine, ProcessMemory};
 use crate::progress::Progress;
@@ -90,7 +90,7 @@ impl Run {
         };
         let resolved = toml::to_string(config).expect("a config is plain data");
         crate::atomic::write(&folder.join(run_folder::RUN_CONFIG), resolved.as_bytes())?;
-        write_description(&trainer, &tokenizer, folder.path())?;
+        describe(folder.path(), trainer.model(), &tokenizer, &trainer.config().sample)?;
         let checkpoints = folder.checkpoints()?;
         trainer.save(&checkpoints)?;
         let log = LogWriter::create(&folder.join(run_folder::LOG))?;
@@ -226,8 +226,7 @@ impl Run {
             self.trainer.save(&self.checkpoints)?;
         }
         let trainer = &self.trainer;
-        let generation = &trainer.config().sample;
-        export(self.folder.path(), trainer.model(), trainer.params(), &self.tokenizer, generation)?;
+        export(self.folder.path(), trainer.model(), trainer.params())?;
         let (learn, frozen) = self.measure()?;
         let sample = self.sample(self.trainer.config().sample.max_tokens)?;
         self.end("finished", started)?;
@@ -344,14 +343,4 @@ fn text(config: &RunConfig) -> Result<(Stream, Stream, Tokenizer)> {
     let (train, held_out) = corpus.split(config.data.held_out)?;
     let stream = |part| Stream::new(&corpus.origin, part, tokenizer, config.data.boundary);
     Ok((stream(train), stream(held_out), tokenizer))
-}
-
-/// Config, tokenizer and generation defaults: with them a checkpoint can be used before the run has ended.
-fn write_description(trainer: &Trainer, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
-    let json = |v: serde_json::Value| serde_json::to_string_pretty(&v).expect("plain data") + "\n";
-    let config = serde_json::to_value(trainer.model().config()).expect("a config is plain data");
-    let generation = serde_json::to_value(&trainer.config().sample).expect("a config is plain data");
-    crate::atomic::write(&folder.join(run_folder::MODEL_CONFIG), json(config).as_bytes())?;
-    crate::atomic::write(&folder.join(run_folder::GENERATION_CONFIG), json(generation).as_bytes())?;
-    tokenizer.save(folder)
 }
