@@ -7,7 +7,7 @@ use hecate_core::conformance::ops::{
 use hecate_core::conformance::random::Random;
 use hecate_core::ops::attention::{carry, store};
 use hecate_core::ops::conv::push_tail;
-use hecate_core::ops::rope::{table, table_into};
+use hecate_core::ops::rope::{frequencies, table, table_into};
 use hecate_core::ops::{
     AttentionShape, ConvShape, GateSpec, HeadShape, KEY_BLOCK, LinearShape, MlpKind, NORM_EPS, Ops, Reference,
 };
@@ -202,8 +202,8 @@ fn a_table_of_rotations_does_not_depend_on_where_it_starts() {
     let far = 16_777_216;
     let whole: Vec<f32> = table(far, 5, 6, 10_000.0);
     let mut parts = vec![0.0; 30];
-    table_into(far, 6, 10_000.0, &mut parts[..12]);
-    table_into(far + 2, 6, 10_000.0, &mut parts[12..]);
+    table_into(far, &frequencies(6, 10_000.0), &mut parts[..12]);
+    table_into(far + 2, &frequencies(6, 10_000.0), &mut parts[12..]);
     assert_eq!(whole, parts);
     // Neighbours are one radian apart in the fastest pair, also where f32 cannot tell their positions apart.
     let turn = |t: usize| f64::from(whole[t * 6 + 3]).atan2(f64::from(whole[t * 6]));

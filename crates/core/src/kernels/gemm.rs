@@ -8,10 +8,11 @@
 //!
 //! Large products follow the usual scheme: the right operand is packed in blocks of `DEPTH x COLUMNS`, the left
 //! one in blocks of `ROWS x DEPTH`, and a tile of results stays in registers. Small products, and products of few
-//! rows with a large matrix (decoding), read their operands in place.
+//! rows with a large matrix, read their operands in place; a single row (decoding) has a path of its own.
 #![allow(unsafe_code)]
 
 mod pack;
+mod row;
 mod tile;
 
 use super::parallel::{Shared, for_each};
@@ -231,6 +232,9 @@ unsafe fn choose_path<S: Simd>(s: S, p: Product) {
                 zero(p)
             };
         }
+        if p.m == 1 && p.b.col_stride == 1 {
+            return row::run(s, p);
+        }
         let left = if p.a.col_stride == 1 {
             Some(Left::ByRow)
         } else if p.a.row_stride == 1 || p.m == 1 {
@@ -265,11 +269,7 @@ fn even_parts(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
 #[inline(always)]
 unsafe fn in_place<S: Simd>(s: S, p: Product, left: Left) {
     let turned = p.b.col_stride != 1;
-    let widest = match p.m {
-        1 if !turned => 8,
-        1..=4 => 4,
-        _ => 2,
-    };
+    let widest = if p.m <= 4 { 4 } else { 2 };
     let mut scratch = scratch::borrow();
     let [panel] = scratch.take([p.k * S::LANES * if turned { widest } else { 1 }]);
     let mut j = 0;

@@ -59,6 +59,10 @@ pub(crate) fn rows_per_part(width: usize) -> usize {
 
 /// Cuts `y`, rows of `width` values, into parts of whole rows and calls `f` with each part's first row and its rows.
 pub(crate) fn for_rows(parallel: bool, width: usize, y: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+    // A single row, as in decoding, is not worth the divisions below.
+    if !y.is_empty() && y.len() <= width {
+        return f(0, y);
+    }
     for_parts(parallel, rows_per_part(width), width, y, f);
 }
 

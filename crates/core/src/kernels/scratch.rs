@@ -12,31 +12,30 @@ thread_local! {
 /// A [`Scratch`] of this thread, given back when dropped.
 ///
 /// A guard and not a function that takes a closure: a closure would be compiled without the instructions of the
-/// kernel that it stands in.
-pub(crate) struct Borrowed(Scratch);
+/// kernel that it stands in. Empty only while it is dropped.
+pub(crate) struct Borrowed(Option<Scratch>);
 
 /// Takes a scratch of this thread, or a new one if all are in use.
 pub(crate) fn borrow() -> Borrowed {
-    Borrowed(FREE.with(|free| free.borrow_mut().pop()).unwrap_or_default())
+    Borrowed(Some(FREE.with(|free| free.borrow_mut().pop()).unwrap_or_default()))
 }
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        let scratch = std::mem::take(&mut self.0);
-        FREE.with(|free| free.borrow_mut().push(scratch));
+        FREE.with(|free| free.borrow_mut().extend(self.0.take()));
     }
 }
 
 impl Deref for Borrowed {
     type Target = Scratch;
     fn deref(&self) -> &Scratch {
-        &self.0
+        self.0.as_ref().expect("a guard that is not dropped holds its scratch")
     }
 }
 
 impl DerefMut for Borrowed {
     fn deref_mut(&mut self) -> &mut Scratch {
-        &mut self.0
+        self.0.as_mut().expect("a guard that is not dropped holds its scratch")
     }
 }
 

@@ -73,6 +73,12 @@ pub(crate) fn silu<S: Simd>(s: S, x: S::V) -> S::V {
 /// The derivative of [`silu`], `p (1 + x (1 - p))` with `p = sigmoid(x)`.
 #[inline(always)]
 pub(crate) fn silu_slope<S: Simd>(s: S, x: S::V) -> S::V {
-    let (p, one) = (s.sigmoid(x), s.splat(1.0));
+    silu_slope_from(s, x, s.sigmoid(x))
+}
+
+/// The same where the sigmoid `p` of `x` is at hand.
+#[inline(always)]
+pub(crate) fn silu_slope_from<S: Simd>(s: S, x: S::V, p: S::V) -> S::V {
+    let one = s.splat(1.0);
     s.mul(p, s.fma(x, s.sub(one, p), one))
 }

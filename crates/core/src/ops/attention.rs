@@ -6,7 +6,7 @@
 //! y_i  = sum_j p_ij v_j
 //! ```
 
-use super::AttentionShape;
+use super::{AttentionShape, KEY_BLOCK};
 use crate::scalar::Scalar;
 use std::ops::RangeInclusive;
 
@@ -86,11 +86,12 @@ pub fn store<F: Scalar>(s: AttentionShape, k: &[F], v: &[F], keys: &mut [F], val
     debug_assert_eq!((keys.len(), values.len()), (s.cache_len(), s.cache_len()));
     for h in 0..s.kv_heads {
         for t in 0..s.tokens {
-            let p = s.pos + t as u64;
-            for c in 0..s.width {
-                keys[s.key_index(h, p, c)] = k[(h * s.tokens + t) * s.width + c];
-                values[s.value_index(h, p, c)] = v[(h * s.tokens + t) * s.width + c];
+            let (p, row) = (s.pos + t as u64, (h * s.tokens + t) * s.width..(h * s.tokens + t + 1) * s.width);
+            let (key, value) = (s.key_index(h, p, 0), s.value_index(h, p, 0));
+            for (c, &x) in k[row.clone()].iter().enumerate() {
+                keys[key + c * KEY_BLOCK] = x;
             }
+            values[value..value + s.width].copy_from_slice(&v[row]);
         }
     }
 }
@@ -115,10 +116,12 @@ pub fn carry<F: Scalar>(
     debug_assert!(end - first <= from.ring.min(to.ring) as u64);
     for h in 0..from.kv_heads {
         for p in first..end {
-            for c in 0..from.width {
-                to_keys[to.key_index(h, p, c)] = keys[from.key_index(h, p, c)];
-                to_values[to.value_index(h, p, c)] = values[from.value_index(h, p, c)];
+            let (key, to_key) = (from.key_index(h, p, 0), to.key_index(h, p, 0));
+            for c in (0..from.width).map(|c| c * KEY_BLOCK) {
+                to_keys[to_key + c] = keys[key + c];
             }
+            let (value, to_value) = (from.value_index(h, p, 0), to.value_index(h, p, 0));
+            to_values[to_value..to_value + from.width].copy_from_slice(&values[value..value + from.width]);
         }
     }
 }

@@ -9,19 +9,24 @@ use crate::scalar::Scalar;
 /// Angles are computed in `f64`, so that positions far into a stream stay apart.
 pub fn table<F: Scalar>(pos: u64, tokens: usize, width: usize, base: f64) -> Vec<F> {
     let mut table = vec![F::zero(); tokens * width];
-    table_into(pos, width, base, &mut table);
+    table_into(pos, &frequencies(width, base), &mut table);
     table
 }
 
-/// [`table`] into a buffer of the caller, `[tokens, width]`; allocates nothing.
-pub fn table_into<F: Scalar>(pos: u64, width: usize, base: f64, table: &mut [F]) {
-    debug_assert_eq!((width % 2, table.len() % width), (0, 0));
-    let half = width / 2;
-    for (t, row) in table.chunks_exact_mut(width).enumerate() {
-        for c in 0..half {
-            let angle = (pos + t as u64) as f64 * base.powf(-2.0 * c as f64 / width as f64);
-            row[c] = F::from_f64(angle.cos());
-            row[half + c] = F::from_f64(angle.sin());
+/// The angles by which one position turns: `base^(-2 c / width)` for `c` in `0..width / 2`.
+pub fn frequencies(width: usize, base: f64) -> Vec<f64> {
+    (0..width / 2).map(|c| base.powf(-2.0 * c as f64 / width as f64)).collect()
+}
+
+/// [`table`] from its [`frequencies`] into a buffer of the caller, `[tokens, width]`; allocates nothing.
+pub fn table_into<F: Scalar>(pos: u64, frequencies: &[f64], table: &mut [F]) {
+    let half = frequencies.len();
+    debug_assert_eq!(table.len() % (2 * half), 0);
+    for (t, row) in table.chunks_exact_mut(2 * half).enumerate() {
+        for (c, frequency) in frequencies.iter().enumerate() {
+            let (sin, cos) = ((pos + t as u64) as f64 * frequency).sin_cos();
+            row[c] = F::from_f64(cos);
+            row[half + c] = F::from_f64(sin);
         }
     }
 }

@@ -171,20 +171,17 @@ struct Backward<'a> {
 }
 
 impl<'a> Job<'a> {
-    /// The two halves of the heads, or nothing if the work is too small to share.
+    /// The two halves of the heads, or nothing if the work is not to be shared or too small for it.
     fn halves(self, parallel: bool) -> Option<(Self, Self)> {
         let (s, first) = (self.s, self.s.heads / 2);
-        let flops = s.heads as f64 * s.tokens as f64 * self.rule.flops(s.dims);
         let half = |heads| Self { s: ScanShape { heads, ..s }, ..self };
-        (first > 0 && (!parallel || flops > SPLIT_FLOPS)).then(|| (half(first), half(s.heads - first)))
+        let flops = || s.heads as f64 * s.tokens as f64 * self.rule.flops(s.dims);
+        (parallel && first > 0 && flops() > SPLIT_FLOPS).then(|| (half(first), half(s.heads - first)))
     }
 
     fn forward(self, parallel: bool, x: Forward<'_>) {
-        if self.s.heads == 1 {
-            return self.forward_head(x);
-        }
         let Some((a, b)) = self.halves(parallel) else {
-            return self.forward(false, x);
+            return self.forward_heads(x);
         };
         let values = a.s.heads * a.s.tokens * a.s.dims.dv;
         let (inputs_a, inputs_b) = split(a.s, x.inputs, self.s.heads);
@@ -199,26 +196,42 @@ impl<'a> Job<'a> {
         };
         let x_a = Forward { inputs: inputs_a, state: state_a, y: y_a, saved: saved_a, write: x.write };
         let x_b = Forward { inputs: inputs_b, state: state_b, y: y_b, saved: saved_b, write: x.write };
-        fork(parallel, || a.forward(parallel, x_a), || b.forward(parallel, x_b));
+        rayon::join(|| a.forward(true, x_a), || b.forward(true, x_b));
     }
 
-    fn forward_head(self, x: Forward<'_>) {
+    /// Head after head on this thread.
+    fn forward_heads(self, x: Forward<'_>) {
         let Self { rule, s, kernel, .. } = self;
         let Some(kernel) = kernel else {
             return reference_forward(rule, s, &x.inputs, x.state, x.y, x.saved, x.write);
         };
-        self.with_scratch(|scratch| match (x.write, x.saved) {
+        let (values, kept) = (s.tokens * s.dims.dv, s.checkpoints() * self.state_len);
+        let mut saved = x.saved;
+        self.with_scratch(|scratch| {
+            for h in 0..s.heads {
+                let head = Forward {
+                    inputs: x.inputs.iter().map(|x| &x[x.len() / s.heads * h..][..x.len() / s.heads]).collect(),
+                    state: &mut x.state[h * self.state_len..][..self.state_len],
+                    y: &mut x.y[h * values..][..values],
+                    saved: saved.as_mut().map(|saved| &mut saved[h * kept..][..kept]),
+                    write: x.write,
+                };
+                self.forward_head(kernel, head, scratch);
+            }
+        });
+    }
+
+    fn forward_head(self, kernel: usize, x: Forward<'_>, scratch: &mut Scratch) {
+        let Self { rule, s, .. } = self;
+        let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &x.inputs };
+        match (x.write, x.saved) {
             (Write::No, saved) => {
-                let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &x.inputs };
                 rule.kernel_read(kernel, s.dims, seq, x.state, x.y, scratch);
                 for saved in saved.into_iter().flat_map(|saved| saved.chunks_exact_mut(self.state_len)) {
                     saved.copy_from_slice(x.state);
                 }
             }
-            (Write::Yes, None) => {
-                let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &x.inputs };
-                rule.kernel_forward(kernel, s.dims, seq, x.state, x.y, scratch);
-            }
+            (Write::Yes, None) => rule.kernel_forward(kernel, s.dims, seq, x.state, x.y, scratch),
             (Write::Yes, Some(saved)) => {
                 for (i, saved) in saved.chunks_exact_mut(self.state_len).enumerate() {
                     saved.copy_from_slice(x.state);
@@ -229,15 +242,12 @@ impl<'a> Job<'a> {
                     rule.kernel_forward(kernel, s.dims, seq, x.state, y, scratch);
                 }
             }
-        });
+        }
     }
 
-    fn backward(self, parallel: bool, x: Backward<'_>) {
-        if self.s.heads == 1 {
-            return self.backward_head(x);
-        }
+    fn backward(self, parallel: bool, mut x: Backward<'_>) {
         let Some((a, b)) = self.halves(parallel) else {
-            return self.backward(false, x);
+            return self.backward_heads(&mut x);
         };
         let (inputs_a, inputs_b) = split(a.s, x.inputs, self.s.heads);
         let (saved_a, saved_b) = x.saved.split_at(a.s.heads * a.s.checkpoints() * a.state_len);
@@ -251,30 +261,53 @@ impl<'a> Job<'a> {
         let (dstate_a, dstate_b) = x.dstate.split_at_mut(a.s.heads * a.state_len);
         let x_a = Backward { inputs: inputs_a, saved: saved_a, dy: dy_a, dinputs: dinputs_a, dstate: dstate_a };
         let x_b = Backward { inputs: inputs_b, saved: saved_b, dy: dy_b, dinputs: dinputs_b, dstate: dstate_b };
-        fork(parallel, || a.backward(parallel, x_a), || b.backward(parallel, x_b));
+        rayon::join(|| a.backward(true, x_a), || b.backward(true, x_b));
     }
 
-    fn backward_head(self, mut x: Backward<'_>) {
+    /// Head after head on this thread.
+    fn backward_heads(self, x: &mut Backward<'_>) {
         let Self { rule, s, kernel, .. } = self;
         let Some(kernel) = kernel else {
             return reference_backward(rule, s, &x.inputs, x.saved, x.dy, &mut x.dinputs, x.dstate);
         };
+        let (values, kept) = (s.tokens * s.dims.dv, s.checkpoints() * self.state_len);
         self.with_scratch(|scratch| {
-            for (i, start) in x.saved.chunks_exact(self.state_len).enumerate().rev() {
-                let (first, last) = self.segment(i);
-                let inputs = self.part(&x.inputs, first, last);
-                let mut dinputs: [&mut [f32]; MAX_INPUTS] = Default::default();
-                for (part, d) in dinputs.iter_mut().zip(&mut x.dinputs) {
-                    let width = d.len() / s.tokens;
-                    *part = &mut d[first * width..last * width];
-                }
-                let dinputs = &mut dinputs[..inputs.len()];
-                let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
-                let dy = &x.dy[first * s.dims.dv..last * s.dims.dv];
-                let ct = Cotangents { start, dy, dinputs, dstate: x.dstate };
-                rule.kernel_backward(kernel, s.dims, seq, ct, scratch);
+            for h in 0..s.heads {
+                let head = Backward {
+                    inputs: x.inputs.iter().map(|x| &x[x.len() / s.heads * h..][..x.len() / s.heads]).collect(),
+                    saved: &x.saved[h * kept..][..kept],
+                    dy: &x.dy[h * values..][..values],
+                    dinputs: x
+                        .dinputs
+                        .iter_mut()
+                        .map(|d| {
+                            let len = d.len() / s.heads;
+                            &mut d[len * h..][..len]
+                        })
+                        .collect(),
+                    dstate: &mut x.dstate[h * self.state_len..][..self.state_len],
+                };
+                self.backward_head(kernel, head, scratch);
             }
         });
+    }
+
+    fn backward_head(self, kernel: usize, mut x: Backward<'_>, scratch: &mut Scratch) {
+        let Self { rule, s, .. } = self;
+        for (i, start) in x.saved.chunks_exact(self.state_len).enumerate().rev() {
+            let (first, last) = self.segment(i);
+            let inputs = self.part(&x.inputs, first, last);
+            let mut dinputs: [&mut [f32]; MAX_INPUTS] = Default::default();
+            for (part, d) in dinputs.iter_mut().zip(&mut x.dinputs) {
+                let width = d.len() / s.tokens;
+                *part = &mut d[first * width..last * width];
+            }
+            let dinputs = &mut dinputs[..inputs.len()];
+            let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
+            let dy = &x.dy[first * s.dims.dv..last * s.dims.dv];
+            let ct = Cotangents { start, dy, dinputs, dstate: x.dstate };
+            rule.kernel_backward(kernel, s.dims, seq, ct, scratch);
+        }
     }
 
     /// Calls `run` with this thread's scratch.
@@ -303,14 +336,4 @@ impl<'a> Job<'a> {
 /// The inputs of the first heads, as many as `a` has, and those of the others.
 fn split(a: ScanShape, inputs: PerInput<&[f32]>, heads: usize) -> (PerInput<&[f32]>, PerInput<&[f32]>) {
     inputs.into_iter().map(|x| x.split_at(x.len() / heads * a.heads)).unzip()
-}
-
-/// Runs both, side by side if that is allowed.
-fn fork(parallel: bool, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
-    if parallel {
-        rayon::join(a, b);
-    } else {
-        a();
-        b();
-    }
 }

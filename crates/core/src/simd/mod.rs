@@ -88,6 +88,13 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Largest lane.
     fn max_lane(self, a: Self::V) -> f32;
 
+    /// The first four columns of `rows` rows (1 to `LANES`) that lie `stride` apart, a vector per column. Lanes behind
+    /// the last row repeat it.
+    ///
+    /// # Safety
+    /// Four values of each row must be valid for reading.
+    unsafe fn columns(self, rows: usize, p: *const f32, stride: usize) -> [Self::V; 4];
+
     /// Reads `cols` columns of `rows` rows (both at most `LANES`) from rows `src_stride` apart and writes the
     /// columns as rows `dst_stride` apart, in rising order, `LANES` values each with zeros behind the first `rows`.
     /// Rows of the result may therefore overlap: a later one overwrites the zeros of an earlier one.
@@ -274,6 +281,40 @@ mod tests {
                 let last = (cols - 1) * dst_stride;
                 assert!(dst[last + rows..last + lanes].iter().all(|&x| x == 0.0));
                 assert!(dst[last + lanes..].iter().all(|&x| x == -1.0));
+            }
+        }
+    }
+
+    struct Columns<'a>(usize, &'a [f32], usize, &'a mut [f32]);
+    impl Vectorized for Columns<'_> {
+        type Out = usize;
+        #[inline(always)]
+        #[allow(unsafe_code)]
+        fn run<S: Simd>(self, s: S) -> usize {
+            let Self(rows, src, stride, dst) = self;
+            // SAFETY: the test's buffers hold 16 rows of the stride, and four vectors.
+            unsafe {
+                for (c, column) in s.columns(rows.min(S::LANES), src.as_ptr(), stride).into_iter().enumerate() {
+                    s.store(dst[c * S::LANES..].as_mut_ptr(), column);
+                }
+            }
+            S::LANES
+        }
+    }
+
+    #[test]
+    fn columns_hold_their_rows_and_then_repeat_the_last_on_every_instruction_set() {
+        let src: Vec<f32> = (1..=16 * 19).map(|i| i as f32).collect();
+        for isa in Isa::ALL.into_iter().filter(|i| i.is_available()) {
+            for (rows, stride) in [(16, 19), (8, 4), (13, 5), (5, 19), (1, 19)] {
+                // No value behind the last row that is asked for may be read.
+                let src = &src[..(rows - 1) * stride + 4];
+                let mut dst = [0.0; 64];
+                let lanes = isa.run(Columns(rows, src, stride, &mut dst));
+                for (i, &x) in dst[..4 * lanes].iter().enumerate() {
+                    let row = (i % lanes).min(rows.min(lanes) - 1);
+                    assert_eq!(x, src[row * stride + i / lanes], "{} {rows} rows, {stride} apart", isa.name());
+                }
             }
         }
     }

@@ -58,6 +58,13 @@ unsafe impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn columns(self, rows: usize, p: *const f32, stride: usize) -> [Self::V; 4] {
+        debug_assert!(rows >= 1);
+        let at = |r: usize, c: usize| r.min(rows - 1) * stride + c;
+        // SAFETY: the caller promises four readable values in each of the rows.
+        std::array::from_fn(|c| std::array::from_fn(|r| unsafe { p.add(at(r, c)).read() }))
+    }
+    #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a + b)
     }

@@ -3,6 +3,7 @@
 
 use super::{Simd, Vectorized};
 use std::arch::x86_64::*;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Proof that AVX2 and FMA are there: eight lanes.
 #[derive(Clone, Copy, Debug)]
@@ -12,11 +13,33 @@ pub struct Avx2(());
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(());
 
+/// An answer that is found once: a kernel's start asks for it, and small kernels start often.
+struct Known(AtomicU8);
+
+impl Known {
+    const fn new() -> Self {
+        Self(AtomicU8::new(0))
+    }
+
+    #[inline]
+    fn get(&self, find: impl Fn() -> bool) -> bool {
+        match self.0.load(Ordering::Relaxed) {
+            0 => {
+                let answer = find();
+                self.0.store(1 + u8::from(answer), Ordering::Relaxed);
+                answer
+            }
+            known => known == 2,
+        }
+    }
+}
+
 impl Avx2 {
     /// The proof, if this machine has the instructions.
     #[inline]
     pub fn new() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        static KNOWN: Known = Known::new();
+        KNOWN.get(|| is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
     }
 
     /// Runs a kernel with the instructions enabled.
@@ -36,12 +59,15 @@ impl Avx512 {
     /// The proof, if this machine has the instructions.
     #[inline]
     pub fn new() -> Option<Self> {
-        let there = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("fma");
-        there.then_some(Self(()))
+        static KNOWN: Known = Known::new();
+        let detect = || {
+            is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("fma")
+        };
+        KNOWN.get(detect).then_some(Self(()))
     }
 
     /// Runs a kernel with the instructions enabled.
@@ -109,6 +135,27 @@ unsafe impl Simd for Avx2 {
     unsafe fn store_first(self, p: *mut f32, n: usize, v: __m256) {
         // SAFETY: see the impl; masked lanes are not touched.
         unsafe { _mm256_maskstore_ps(p, mask8(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn columns(self, rows: usize, p: *const f32, stride: usize) -> [__m256; 4] {
+        debug_assert!(rows >= 1);
+        // SAFETY: see the impl; four values of existing rows are read.
+        unsafe {
+            // Halves of r[i] hold rows i and i + 4, so that the rest happens inside of halves.
+            let mut r = [_mm256_setzero_ps(); 4];
+            for (i, r) in r.iter_mut().enumerate() {
+                let low = _mm256_castps128_ps256(_mm_loadu_ps(p.add(i.min(rows - 1) * stride)));
+                *r = _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(p.add((i + 4).min(rows - 1) * stride)));
+            }
+            let (lo, lo2) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpacklo_ps(r[2], r[3]));
+            let (hi, hi2) = (_mm256_unpackhi_ps(r[0], r[1]), _mm256_unpackhi_ps(r[2], r[3]));
+            [
+                _mm256_shuffle_ps::<0x44>(lo, lo2),
+                _mm256_shuffle_ps::<0xee>(lo, lo2),
+                _mm256_shuffle_ps::<0x44>(hi, hi2),
+                _mm256_shuffle_ps::<0xee>(hi, hi2),
+            ]
+        }
     }
     #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
@@ -281,6 +328,30 @@ unsafe impl Simd for Avx512 {
     unsafe fn store_first(self, p: *mut f32, n: usize, v: __m512) {
         // SAFETY: see the impl; masked lanes are not touched.
         unsafe { _mm512_mask_storeu_ps(p, ((1_u32 << n) - 1) as u16, v) }
+    }
+    #[inline(always)]
+    unsafe fn columns(self, rows: usize, p: *const f32, stride: usize) -> [__m512; 4] {
+        debug_assert!(rows >= 1);
+        // SAFETY: see the impl; four values of existing rows are read.
+        unsafe {
+            // Quarters of r[i] hold rows i, i + 4, i + 8 and i + 12, so that the rest happens inside of quarters.
+            let mut r = [_mm512_setzero_ps(); 4];
+            for (i, r) in r.iter_mut().enumerate() {
+                let row = [i, i + 4, i + 8, i + 12].map(|i| p.add(i.min(rows - 1) * stride));
+                let low = _mm512_castps128_ps512(_mm_loadu_ps(row[0]));
+                let low = _mm512_insertf32x4::<1>(low, _mm_loadu_ps(row[1]));
+                let high = _mm512_insertf32x4::<2>(low, _mm_loadu_ps(row[2]));
+                *r = _mm512_insertf32x4::<3>(high, _mm_loadu_ps(row[3]));
+            }
+            let (lo, lo2) = (_mm512_unpacklo_ps(r[0], r[1]), _mm512_unpacklo_ps(r[2], r[3]));
+            let (hi, hi2) = (_mm512_unpackhi_ps(r[0], r[1]), _mm512_unpackhi_ps(r[2], r[3]));
+            [
+                _mm512_shuffle_ps::<0x44>(lo, lo2),
+                _mm512_shuffle_ps::<0xee>(lo, lo2),
+                _mm512_shuffle_ps::<0x44>(hi, hi2),
+                _mm512_shuffle_ps::<0xee>(hi, hi2),
+            ]
+        }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

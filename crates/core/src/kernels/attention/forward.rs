@@ -50,8 +50,8 @@ kernel! {
         let mut scratch = scratch::borrow();
         let [weights, max, shrink, sums] = scratch.take([TILE * KEY_BLOCK, TILE, TILE, TILE * S::LANES]);
         y.fill(0.0);
-        max.fill(f32::NEG_INFINITY);
-        sums.fill(0.0);
+        max[..rows].fill(f32::NEG_INFINITY);
+        sums[..rows * S::LANES].fill(0.0);
         for block in blocks(shape, first, rows) {
             let seeing = rows_of_block(shape, block, first, rows);
             let (from, count) = (seeing.start - first, seeing.len());

@@ -59,7 +59,7 @@ macro_rules! dispatch {
     };
 }
 
-/// Computes one tile of `rows <= max_rows(vectors, left)` rows and 1, 2, 4 or 8 vectors.
+/// Computes one tile of `rows <= max_rows(vectors, left)` rows and 1, 2 or 4 vectors.
 ///
 /// # Safety
 /// All rows and columns that `o` names must be valid, and `c` must not overlap the operands.
@@ -70,7 +70,6 @@ pub(super) unsafe fn run<S: Simd>(s: S, rows: usize, vectors: usize, left: Left,
         1 => dispatch!(s, rows, left, o, 1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
         2 => dispatch!(s, rows, left, o, 2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
         4 => dispatch!(s, rows, left, o, 4: 1 2 3 4 5 6),
-        8 => dispatch!(s, rows, left, o, 8: 1 2),
         _ => unreachable!("no tile is {vectors} vectors wide"),
     }
 }

@@ -10,7 +10,8 @@
 //!
 //! [`sequential`] takes one pass over the state per token and is canonical; [`chunk`] takes many tokens at once
 //! through small matrix products. Both work on the transposed state, `[dk, dv]`, so that every sum over keys runs
-//! down the rows and no vector is ever summed across.
+//! down the rows and no vector is ever summed across. A call with a single token is not worth the transposition:
+//! [`token`] does it in place, with the bits of [`sequential`].
 #![allow(unsafe_code)]
 // Loops over the rows and vectors of a tile read best by index.
 #![allow(clippy::needless_range_loop)]
@@ -21,6 +22,7 @@ mod coefficients;
 mod row;
 mod sequential;
 mod tile;
+mod token;
 
 use crate::kernel::{Kernel, Sequence};
 use crate::rule::{Dims, MemoryRule};

@@ -5,7 +5,7 @@
 //! nearest cache. The sums over keys run in one fixed order, whether the prediction is made while the token before
 //! is written or from a state that a call starts with: hence the same bits for any cut.
 
-use super::{Erase, Form, RankOne, Tokens, tile};
+use super::{Erase, Form, RankOne, Tokens, tile, token};
 use crate::kernel::{Scratch, Sequence};
 use crate::rule::Dims;
 use crate::simd::{Simd, Vectorized};
@@ -22,8 +22,10 @@ pub(super) fn forward<R: RankOne>(
 ) {
     let x = Tokens::new(R::FORM, d, seq);
     assert!(y.len() == x.count * d.dv && state.len() == matrices(R::FORM) * d.dv * d.dk);
-    if x.count > 0 {
-        scratch.isa().run(Scan::<R> { d, x, state, y, scratch, rule: PhantomData });
+    match x.count {
+        0 => {}
+        1 => scratch.isa().run(token::Step::<R> { d, x, state, y, scratch, rule: PhantomData }),
+        _ => scratch.isa().run(Scan::<R> { d, x, state, y, scratch, rule: PhantomData }),
     }
 }
 
@@ -38,22 +40,24 @@ pub(super) fn read<R: RankOne>(
 ) {
     let q = seq.inputs[2];
     assert!(q.len() == seq.tokens * d.dk && y.len() == seq.tokens * d.dv && state.len() >= d.dv * d.dk);
-    if seq.tokens > 0 {
-        scratch.isa().run(Read { d, q, state, y, scratch });
+    match seq.tokens {
+        0 => {}
+        1 => scratch.isa().run(token::Read { d, q, state, y }),
+        _ => scratch.isa().run(Read { d, q, state, y, scratch }),
     }
 }
 
 /// `W`, and `S` where there is momentum.
-fn matrices(form: Form) -> usize {
+pub(super) fn matrices(form: Form) -> usize {
     1 + usize::from(form.momentum)
 }
 
 /// The columns that are worked on together: `N` vectors, of which the last may be cut.
 #[derive(Clone, Copy)]
-struct Columns {
-    first: usize,
-    count: usize,
-    dims: Dims,
+pub(super) struct Columns {
+    pub first: usize,
+    pub count: usize,
+    pub dims: Dims,
 }
 
 impl Columns {
@@ -79,7 +83,7 @@ impl Columns {
     /// # Safety
     /// `data` holds row `t`.
     #[inline(always)]
-    unsafe fn load<S: Simd, const N: usize>(self, s: S, data: &[f32], t: usize) -> [S::V; N] {
+    pub(super) unsafe fn load<S: Simd, const N: usize>(self, s: S, data: &[f32], t: usize) -> [S::V; N] {
         debug_assert!(t * self.dims.dv + self.first + self.count <= data.len());
         let mut row = [s.splat(0.0); N];
         for (j, x) in row.iter_mut().enumerate() {
@@ -100,7 +104,7 @@ impl Columns {
     /// # Safety
     /// `data` holds row `t`.
     #[inline(always)]
-    unsafe fn store<S: Simd, const N: usize>(self, s: S, row: [S::V; N], data: &mut [f32], t: usize) {
+    pub(super) unsafe fn store<S: Simd, const N: usize>(self, s: S, row: [S::V; N], data: &mut [f32], t: usize) {
         debug_assert!(t * self.dims.dv + self.first + self.count <= data.len());
         for (j, &x) in row.iter().enumerate() {
             // SAFETY: `count` values are writable there, and no more are written.
@@ -116,7 +120,7 @@ impl Columns {
 }
 
 /// Values of the state that a strip may hold: with the rows of its tokens they stay in the nearest cache.
-const STRIP_VALUES: usize = 8192;
+pub(super) const STRIP_VALUES: usize = 8192;
 
 /// Runs `$body` for strip after strip of the values, with its columns and, as constants, its vectors and the rows
 /// that it takes together. Strips are as wide as the registers or the cache allow. Narrow strips keep several sums over
@@ -124,11 +128,12 @@ const STRIP_VALUES: usize = 8192;
 macro_rules! for_each_strip {
     ($S:ident, $d:expr, $matrices:expr, |$columns:ident, $N:ident, $ROWS:ident| $body:expr) => {{
         let d: Dims = $d;
-        let most = (STRIP_VALUES / ($matrices * d.dk.max(1) * $S::LANES)).clamp(1, $S::STRIP);
+        let most = (super::sequential::STRIP_VALUES / ($matrices * d.dk.max(1) * $S::LANES)).clamp(1, $S::STRIP);
         let mut first = 0;
         while first < d.dv {
             let vectors = (d.dv - first).div_ceil($S::LANES).min(most);
-            let $columns = Columns { first, count: (d.dv - first).min(vectors * $S::LANES), dims: d };
+            let $columns =
+                super::sequential::Columns { first, count: (d.dv - first).min(vectors * $S::LANES), dims: d };
             macro_rules! with {
                 ($n:literal, $rows:literal) => {{
                     const $N: usize = $n;
@@ -147,6 +152,7 @@ macro_rules! for_each_strip {
         }
     }};
 }
+pub(super) use for_each_strip;
 
 struct Scan<'a, R> {
     d: Dims,
@@ -198,22 +204,11 @@ fn scan<S: Simd, R: RankOne, const N: usize, const ROWS: usize>(
         p = product::<S, N, ROWS>(s, w, key(0));
     }
     for t in 0..x.count {
-        let retain = if form.retain { x.retain[t] } else { 1.0 };
-        let momentum = if form.momentum { x.momentum[t] } else { 0.0 };
-        let rate = s.splat(x.rate[t]);
+        let gates = Gates::of(s, form, x, t);
         // SAFETY: `v` holds `count` rows of values (checked when the tokens were named).
         let v: [S::V; N] = unsafe { columns.load(s, x.v, t) };
-        let mut c = v;
-        for n in 0..N {
-            let error = match form.erase {
-                Erase::Nothing => v[n],
-                Erase::Previous => s.sub(v[n], p[n]),
-                Erase::Decayed => s.fma(s.splat(-retain), p[n], v[n]),
-            };
-            c[n] = s.mul(rate, error);
-        }
+        let c = gates.coefficients(s, form, v, p);
         let rows = Rows { k: key(t), q: &x.q[t * dk..(t + 1) * dk], next: key((t + 1).min(x.count - 1)) };
-        let gates = Gates { retain: s.splat(retain), momentum: s.splat(momentum) };
         let (read, prediction) = pass::<S, R, N, ROWS>(s, w, m, rows, gates, c);
         p = prediction;
         // SAFETY: `y` holds `count` rows of values (checked on entry).
@@ -246,7 +241,7 @@ fn product<S: Simd, const N: usize, const ROWS: usize>(s: S, w: &[f32], x: &[f32
 
 /// Sums of interleaved rows, as a tree.
 #[inline(always)]
-fn combine<S: Simd, const N: usize, const ROWS: usize>(s: S, mut sums: [[S::V; N]; ROWS]) -> [S::V; N] {
+pub(super) fn combine<S: Simd, const N: usize, const ROWS: usize>(s: S, mut sums: [[S::V; N]; ROWS]) -> [S::V; N] {
     let mut half = ROWS / 2;
     while half > 0 {
         for r in 0..half {
@@ -267,10 +262,57 @@ struct Rows<'a> {
     next: &'a [f32],
 }
 
+/// One token's gates in every lane; those that the rule does not have are neutral.
 #[derive(Clone, Copy)]
-struct Gates<V> {
+pub(super) struct Gates<V> {
     retain: V,
+    minus_retain: V,
+    rate: V,
     momentum: V,
+}
+
+impl<V: Copy> Gates<V> {
+    /// The gates of token `t`.
+    #[inline(always)]
+    pub(super) fn of<S: Simd<V = V>>(s: S, form: Form, x: Tokens<'_>, t: usize) -> Self {
+        let retain = if form.retain { x.retain[t] } else { 1.0 };
+        let momentum = if form.momentum { x.momentum[t] } else { 0.0 };
+        Self {
+            retain: s.splat(retain),
+            minus_retain: s.splat(-retain),
+            rate: s.splat(x.rate[t]),
+            momentum: s.splat(momentum),
+        }
+    }
+
+    /// What each value is written with: the rate times the error of its prediction `p`.
+    #[inline(always)]
+    pub(super) fn coefficients<S: Simd<V = V>, const N: usize>(self, s: S, form: Form, v: [V; N], p: [V; N]) -> [V; N] {
+        let mut c = v;
+        for n in 0..N {
+            let error = match form.erase {
+                Erase::Nothing => v[n],
+                Erase::Previous => s.sub(v[n], p[n]),
+                Erase::Decayed => s.fma(self.minus_retain, p[n], v[n]),
+            };
+            c[n] = s.mul(self.rate, error);
+        }
+        c
+    }
+
+    /// What becomes of values of `W` and `S` where key `k` meets coefficient `c`; lanes may run over keys or over
+    /// values. Without momentum the second is given back as it came.
+    #[inline(always)]
+    pub(super) fn update<S: Simd<V = V>>(self, s: S, form: Form, [w, m]: [V; 2], k: V, c: V) -> [V; 2] {
+        if form.momentum {
+            let step = s.fma(k, c, s.mul(self.momentum, m));
+            [if form.retain { s.fma(self.retain, w, step) } else { s.add(w, step) }, step]
+        } else if form.retain {
+            [s.fma(k, c, s.mul(self.retain, w)), m]
+        } else {
+            [s.fma(k, c, w), m]
+        }
+    }
 }
 
 /// One token's pass over a strip of the state: writes `c k^T`, returns the read and the next token's prediction.
@@ -299,8 +341,13 @@ fn pass<S: Simd, R: RankOne, const N: usize, const ROWS: usize>(
                     let (k, q, next) = (s.splat(*k.add(i + r)), s.splat(*q.add(i + r)), s.splat(*next.add(i + r)));
                     for n in 0..N {
                         let at = (i + r) * width + n * S::LANES;
-                        let new =
-                            update::<S, R>(s, w.as_mut_ptr().add(at), m.as_mut_ptr().wrapping_add(at), gates, k, c[n]);
+                        let old = s.load(w.as_ptr().add(at));
+                        let step = if form.momentum { s.load(m.as_ptr().add(at)) } else { old };
+                        let [new, step] = gates.update(s, form, [old, step], k, c[n]);
+                        s.store(w.as_mut_ptr().add(at), new);
+                        if form.momentum {
+                            s.store(m.as_mut_ptr().add(at), step);
+                        }
                         read[r][n] = s.fma(q, new, read[r][n]);
                         if form.erase != Erase::Nothing {
                             prediction[r][n] = s.fma(next, new, prediction[r][n]);
@@ -312,29 +359,6 @@ fn pass<S: Simd, R: RankOne, const N: usize, const ROWS: usize>(
         i += ROWS;
     }
     (combine(s, read), combine(s, prediction))
-}
-
-/// Writes one vector of the state, and returns it.
-///
-/// # Safety
-/// A vector is readable and writable at `w`, and at `m` if the rule has momentum.
-#[inline(always)]
-unsafe fn update<S: Simd, R: RankOne>(s: S, w: *mut f32, m: *mut f32, gates: Gates<S::V>, k: S::V, c: S::V) -> S::V {
-    // SAFETY: the caller promises both vectors.
-    unsafe {
-        let old = s.load(w);
-        let new = if R::FORM.momentum {
-            let step = s.fma(k, c, s.mul(gates.momentum, s.load(m)));
-            s.store(m, step);
-            if R::FORM.retain { s.fma(gates.retain, old, step) } else { s.add(old, step) }
-        } else if R::FORM.retain {
-            s.fma(k, c, s.mul(gates.retain, old))
-        } else {
-            s.fma(k, c, old)
-        };
-        s.store(w, new);
-        new
-    }
 }
 
 struct Read<'a> {
