@@ -7,6 +7,7 @@
 
 mod access;
 mod block;
+mod buffer;
 pub mod config;
 mod decode;
 mod error;
@@ -22,6 +23,7 @@ pub mod weights;
 
 pub use access::{Access, Blocks};
 pub use block::MemoryInfo;
+pub use buffer::Buffer;
 pub use config::ModelConfig;
 pub use decode::{FIRST_TOKEN, generate};
 pub use error::{Error, Result};

@@ -54,6 +54,17 @@ impl<F: Scalar> Default for Workspace<F> {
     }
 }
 
+impl<F: Scalar> Workspace<F> {
+    /// Values held.
+    pub fn len(&self) -> usize {
+        self.block.len() + self.pool.len() + self.x.len() + self.normed.len() + self.logits.len()
+    }
+    /// True before the first call.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// What a training step keeps of its forward pass, reused from step to step.
 #[derive(Debug)]
 pub struct Tape<F> {
@@ -210,7 +221,8 @@ impl Model {
             ops.rms_norm_forward(width, x, &params.data[self.norm.clone()], normed);
             let logits = &mut ws.logits[at * vocab..][..x.len() / width * vocab];
             self.head_forward(ops, params, normed, logits);
-            if !logits.iter().all(|l| l.is_finite()) {
+            // Without a way out of the loop, so that it can be vectorised.
+            if !logits.iter().fold(true, |finite, l| finite & l.is_finite()) {
                 return Err(self.blame(state, "logits"));
             }
         }
@@ -364,10 +376,15 @@ impl Model {
     }
 
     fn fill_rope<F: Scalar>(&self, tables: &mut Vec<RopeTable<F>>, tokens: usize, pos: u64) {
-        tables.resize_with(self.rope.len(), || RopeTable { width: 0, base: 0.0, data: Vec::new() });
-        for (table, &(width, base)) in tables.iter_mut().zip(&self.rope) {
-            (table.width, table.base) = (width, base);
-            rope::table_into(pos, width, base, fit(&mut table.data, tokens * width));
+        tables.truncate(self.rope.len());
+        for (i, &(width, base)) in self.rope.iter().enumerate() {
+            // A workspace may have served another model.
+            if tables.get(i).is_none_or(|table| (table.width, table.base) != (width, base)) {
+                tables.truncate(i);
+                tables.push(RopeTable { width, base, frequencies: rope::frequencies(width, base), data: Vec::new() });
+            }
+            let RopeTable { frequencies, data, .. } = &mut tables[i];
+            rope::table_into(pos, frequencies, fit(data, tokens * width));
         }
     }
 

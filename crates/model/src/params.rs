@@ -1,5 +1,6 @@
 //! Outer parameters: one flat buffer with names, learned by the optimizer, immutable while serving.
 
+use crate::buffer::{Buffer, place};
 use crate::rng::Rng;
 use hecate_core::Scalar;
 use std::ops::Range;
@@ -59,14 +60,19 @@ pub struct ParamSpec {
 pub struct ParamLayout {
     /// The tensors.
     pub specs: Vec<ParamSpec>,
-    /// Length of the flat buffer.
+    /// Length of the flat buffer, gaps between tensors included.
     pub len: usize,
 }
 
 impl ParamLayout {
+    /// Number of parameters.
+    pub fn count(&self) -> usize {
+        self.specs.iter().map(|spec| spec.range.len()).sum()
+    }
+
     /// Appends a tensor and gives its place.
     pub(crate) fn add(&mut self, name: String, shape: &[usize], kind: Kind, init: Init) -> Range<usize> {
-        let range = self.len..self.len + shape.iter().product::<usize>();
+        let range = place(self.len, shape.iter().product());
         self.len = range.end;
         self.specs.push(ParamSpec { name, shape: shape.to_vec(), range: range.clone(), kind, init });
         range
@@ -75,19 +81,19 @@ impl ParamLayout {
     /// Initial values under `seed`. Each tensor draws from a stream of its own name, so that adding one leaves the
     /// others as they were.
     pub fn init<F: Scalar>(&self, seed: u64) -> Params<F> {
-        let mut data = Vec::with_capacity(self.len);
+        let mut data = Buffer::zeros(self.len);
         for spec in &self.specs {
             let mut rng = Rng::new(seed, &spec.name);
             let cols = spec.shape.last().copied().unwrap_or(1).max(1);
             let newest = spec.range.len() - cols.min(spec.range.len());
-            data.extend((0..spec.range.len()).map(|i| {
-                F::from_f64(match &spec.init {
+            for (i, x) in data[spec.range.clone()].iter_mut().enumerate() {
+                *x = F::from_f64(match &spec.init {
                     Init::Normal(std) => std * rng.normal(),
                     Init::Constant(c) => *c,
                     Init::Row(row) => row[i % cols],
                     Init::NewestTap(std) => std * rng.normal() + if i >= newest { 1.0 } else { 0.0 },
-                })
-            }));
+                });
+            }
         }
         Params { data }
     }
@@ -97,5 +103,5 @@ impl ParamLayout {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Params<F> {
     /// Flat buffer, laid out by [`ParamLayout`].
-    pub data: Vec<F>,
+    pub data: Buffer<F>,
 }

@@ -3,8 +3,9 @@
 //! Memory states, convolution tails, attention windows and the position lie in one flat buffer with names. Copying
 //! it is a fork; comparing it is a diff; its bytes are a file.
 
+use crate::buffer::{Buffer, place};
 use crate::error::{Error, Result};
-use crate::tensorfile::{Tensor, encode};
+use crate::tensorfile::{Data, Encoding, Tensor};
 use crate::weights;
 use hecate_core::{Scalar, StateTensor};
 use sha2::{Digest, Sha256};
@@ -47,7 +48,7 @@ pub enum Content {
 pub struct StateLayout {
     /// The parts.
     pub specs: Vec<StateSpec>,
-    /// Length of the flat buffer.
+    /// Length of the flat buffer, gaps between parts included.
     pub len: usize,
 }
 
@@ -58,7 +59,7 @@ impl StateLayout {
             Content::Tensor(shape) => shape.iter().product(),
             Content::Memory { heads, tensors } => heads * tensors.iter().map(StateTensor::len).sum::<usize>(),
         };
-        let range = self.len..self.len + n;
+        let range = place(self.len, n);
         self.len = range.end;
         self.specs.push(StateSpec { name, content, range: range.clone() });
         range
@@ -122,7 +123,7 @@ pub struct Lineage {
 pub struct State<F> {
     layout: Arc<StateLayout>,
     /// Values, laid out by [`StateLayout`].
-    pub data: Vec<F>,
+    pub data: Buffer<F>,
     /// Tokens taken since the start or the last reset.
     pub position: u64,
     /// A token that was drawn and has not been read yet: the next call reads it first.
@@ -132,7 +133,7 @@ pub struct State<F> {
 impl<F: Scalar> State<F> {
     /// The state before the first token.
     pub fn new(layout: Arc<StateLayout>) -> Self {
-        let data = vec![F::zero(); layout.len];
+        let data = Buffer::zeros(layout.len);
         Self { layout, data, position: 0, pending: None }
     }
 
@@ -160,7 +161,7 @@ impl State<f32> {
         let mut hasher = Sha256::new();
         hasher.update(self.position.to_le_bytes());
         hasher.update(self.pending.map_or(u64::MAX, u64::from).to_le_bytes());
-        for x in &self.data {
+        for x in self.data.iter() {
             hasher.update(x.to_le_bytes());
         }
         hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
@@ -170,12 +171,12 @@ impl State<f32> {
     ///
     /// # Errors
     /// [`Error::Format`] if the library refuses, which names the tensor.
-    pub fn to_bytes(&self, lineage: &Lineage) -> Result<Vec<u8>> {
-        let gather = |t: &NamedTensor| {
-            let values: Vec<f32> = t.runs.iter().flat_map(|r| &self.data[r.clone()]).copied().collect();
-            Tensor::f32(&t.name, &t.shape, &values)
+    pub fn encode(&self, lineage: &Lineage) -> Result<Encoding<'_>> {
+        let tensor = |t: NamedTensor| {
+            let runs = t.runs.into_iter().map(|run| &self.data[run]).collect();
+            Tensor { name: t.name, shape: t.shape, data: Data::F32(runs) }
         };
-        let tensors: Vec<Tensor> = self.layout.tensors().iter().map(gather).collect();
+        let tensors = self.layout.tensors().into_iter().map(tensor).collect();
         let header = BTreeMap::from([
             ("format".to_string(), format!("hecate-state {FORMAT}")),
             ("base_sha256".to_string(), lineage.base.clone()),
@@ -185,7 +186,15 @@ impl State<f32> {
             ("levels".to_string(), "[]".to_string()),
             ("pending".to_string(), self.pending.map_or("none".to_string(), |t| t.to_string())),
         ]);
-        encode(WHAT, &tensors, &header)
+        Encoding::new(WHAT, tensors, &header)
+    }
+
+    /// [`State::encode`] as bytes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn to_bytes(&self, lineage: &Lineage) -> Result<Vec<u8>> {
+        Ok(self.encode(lineage)?.to_vec())
     }
 
     /// Reads [`State::to_bytes`] back onto the model that it belongs to.

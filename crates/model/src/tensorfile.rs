@@ -7,63 +7,141 @@
 use crate::error::{Error, Result};
 pub use safetensors::Dtype;
 use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
 
 /// The largest header that is read or written: a million tensors fit.
 pub const MAX_HEADER_BYTES: usize = 100_000_000;
 /// Bytes that hold the header's length.
 const LENGTH_BYTES: usize = 8;
 
+/// Numbers that are turned into bytes at once on their way out.
+const PIECE: usize = 1024;
+
 /// A tensor to be written.
 #[derive(Clone, Debug)]
-pub struct Tensor {
+pub struct Tensor<'a> {
     /// Name.
     pub name: String,
-    /// Type of its numbers.
-    pub dtype: Dtype,
     /// Shape, slowest axis first.
     pub shape: Vec<usize>,
-    /// Little-endian, row-major.
-    pub data: Vec<u8>,
+    /// Its numbers, row-major.
+    pub data: Data<'a>,
 }
 
-impl Tensor {
-    /// A tensor of single-precision numbers. Whether shape and data agree is checked when it is written.
-    pub fn f32(name: &str, shape: &[usize], values: &[f32]) -> Self {
-        let data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        Self { name: name.to_string(), dtype: Dtype::F32, shape: shape.to_vec(), data }
+/// The numbers of a tensor, where they are.
+#[derive(Clone, Debug)]
+pub enum Data<'a> {
+    /// Single precision, in runs one after the other.
+    F32(Vec<&'a [f32]>),
+    /// Of any type, as little-endian bytes.
+    Bytes(Dtype, &'a [u8]),
+}
+
+impl<'a> Tensor<'a> {
+    /// A tensor of single-precision numbers. Whether shape and data agree is checked when it is encoded.
+    pub fn f32(name: &str, shape: &[usize], values: &'a [f32]) -> Self {
+        Self { name: name.to_string(), shape: shape.to_vec(), data: Data::F32(vec![values]) }
     }
 }
 
-/// A file's content as bytes: the same for the same tensors and metadata, in any order.
-///
-/// # Errors
-/// [`Error::Format`] naming `file` where two tensors share a name, or shape and data do not agree.
-pub fn encode(file: &str, tensors: &[Tensor], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-    let refuse = |e: &dyn std::fmt::Display| refused(file, format!("cannot be written: {e}"));
-    let mut views = BTreeMap::new();
-    for t in tensors {
-        let view = TensorView::new(t.dtype, t.shape.clone(), &t.data);
-        let view = view.map_err(|e| refuse(&format!("tensor `{}`: {e}", t.name)))?;
-        if views.insert(t.name.as_str(), view).is_some() || t.name == "__metadata__" {
-            return Err(refuse(&format!("the name `{}` is taken", t.name)));
+impl Data<'_> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Data::F32(_) => Dtype::F32,
+            Data::Bytes(dtype, _) => *dtype,
         }
     }
-    let plain = safetensors::serialize(views, None).map_err(|e| refuse(&e))?;
-    let (header, data) = split(&plain).ok_or_else(|| refuse(&"no header"))?;
-    // The crate keeps metadata in an order of chance, so it is put into the finished header here.
-    let header = std::str::from_utf8(header).map_err(|e| refuse(&e))?.trim_end();
-    let rest = header.strip_prefix('{').ok_or_else(|| refuse(&"no header"))?;
-    let metadata = serde_json::to_string(metadata).map_err(|e| refuse(&e))?;
-    let comma = if rest == "}" { "" } else { "," };
-    let mut header = format!("{{\"__metadata__\":{metadata}{comma}{rest}").into_bytes();
-    header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
-    if header.len() > MAX_HEADER_BYTES {
-        return Err(refuse(&format!("a header of {} bytes is too large", header.len())));
+
+    fn len_bytes(&self) -> usize {
+        match self {
+            Data::F32(runs) => size_of::<f32>() * runs.iter().map(|run| run.len()).sum::<usize>(),
+            Data::Bytes(_, bytes) => bytes.len(),
+        }
     }
-    Ok([&(header.len() as u64).to_le_bytes(), &header[..], data].concat())
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let runs = match self {
+            Data::Bytes(_, bytes) => return out.write_all(bytes),
+            Data::F32(runs) => runs,
+        };
+        let mut bytes = [0; size_of::<f32>() * PIECE];
+        for piece in runs.iter().flat_map(|run| run.chunks(PIECE)) {
+            let piece_bytes = &mut bytes[..size_of_val(piece)];
+            piece_bytes.as_chunks_mut().0.iter_mut().zip(piece).for_each(|(b, x)| *b = x.to_le_bytes());
+            out.write_all(piece_bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// A file that was checked and only has to be written: its header, and tensors that lie where they were. However
+/// large it is, writing it takes a few kilobytes.
+#[derive(Clone, Debug)]
+pub struct Encoding<'a> {
+    header: Vec<u8>,
+    tensors: Vec<Tensor<'a>>,
+}
+
+impl<'a> Encoding<'a> {
+    /// A file of these tensors: the same bytes for the same tensors and metadata, in any order.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming `file` where two tensors share a name, or shape and data do not agree.
+    pub fn new(file: &str, mut tensors: Vec<Tensor<'a>>, metadata: &BTreeMap<String, String>) -> Result<Self> {
+        let refuse = |e: &dyn std::fmt::Display| refused(file, format!("cannot be written: {e}"));
+        // The order of the library: larger numbers first, so that all of them lie aligned.
+        tensors.sort_by(|a, b| b.data.dtype().cmp(&a.data.dtype()).then_with(|| a.name.cmp(&b.name)));
+        let (mut names, mut infos, mut end) = (BTreeSet::new(), Vec::new(), 0);
+        for t in &tensors {
+            if !names.insert(t.name.as_str()) || t.name == "__metadata__" {
+                return Err(refuse(&format!("the name `{}` is taken", t.name)));
+            }
+            let (dtype, bytes) = (t.data.dtype(), t.data.len_bytes());
+            let info = |start| TensorInfo { dtype, shape: t.shape.clone(), data_offsets: (start, start + bytes) };
+            // Alone first, so that the error can name the tensor.
+            let alone = Metadata::new(None, vec![(t.name.clone(), info(0))]);
+            alone.map_err(|e| refuse(&format!("tensor `{}`: {e}", t.name)))?;
+            infos.push((t.name.clone(), info(end)));
+            end += bytes;
+        }
+        let plain = Metadata::new(None, infos).and_then(|m| Ok(serde_json::to_string(&m)?));
+        let plain = plain.map_err(|e| refuse(&e))?;
+        // The library keeps metadata in an order of chance, so it is put into the finished header here.
+        let rest = plain.strip_prefix('{').ok_or_else(|| refuse(&"no header"))?;
+        let metadata = serde_json::to_string(metadata).map_err(|e| refuse(&e))?;
+        let comma = if rest == "}" { "" } else { "," };
+        let mut header = format!("{{\"__metadata__\":{metadata}{comma}{rest}").into_bytes();
+        header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
+        if header.len() > MAX_HEADER_BYTES {
+            return Err(refuse(&format!("a header of {} bytes is too large", header.len())));
+        }
+        Ok(Self { header, tensors })
+    }
+
+    /// Size of the file in bytes.
+    pub fn len_bytes(&self) -> usize {
+        LENGTH_BYTES + self.header.len() + self.tensors.iter().map(|t| t.data.len_bytes()).sum::<usize>()
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&(self.header.len() as u64).to_le_bytes())?;
+        out.write_all(&self.header)?;
+        self.tensors.iter().try_for_each(|t| t.data.write_to(out))
+    }
+
+    /// The file as bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len_bytes());
+        self.write_to(&mut bytes).expect("a vector takes every byte");
+        bytes
+    }
 }
 
 /// The line for a file that is refused.
@@ -271,14 +349,17 @@ mod tests {
         (0..20).map(|i| (format!("key{i}"), format!("value \"{i}\" —"))).collect()
     }
 
-    fn tensors() -> Vec<Tensor> {
-        let counter =
-            Tensor { name: "steps".into(), dtype: Dtype::U64, shape: vec![], data: 7u64.to_le_bytes().into() };
+    fn tensors() -> Vec<Tensor<'static>> {
+        let runs = Data::F32(vec![&[1.0, -2.0], &[], &[3.0, 0.0, 0.5, -0.0]]);
         vec![
-            Tensor::f32("b.weight", &[2, 3], &[1.0, -2.0, 3.0, 0.0, 0.5, -0.0]),
+            Tensor { name: "b.weight".into(), shape: vec![2, 3], data: runs },
             Tensor::f32("a", &[0, 4], &[]),
-            counter,
+            Tensor { name: "steps".into(), shape: vec![], data: Data::Bytes(Dtype::U64, &[7, 0, 0, 0, 0, 0, 0, 0]) },
         ]
+    }
+
+    fn encode(file: &str, tensors: Vec<Tensor<'_>>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+        Encoding::new(file, tensors, metadata).map(|encoding| encoding.to_vec())
     }
 
     /// A file with this header and so many bytes of data.
@@ -288,7 +369,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let file = TensorFile::parse(encode(FILE, &tensors(), &metadata()).unwrap(), FILE).unwrap();
+        let file = TensorFile::parse(encode(FILE, tensors(), &metadata()).unwrap(), FILE).unwrap();
         assert_eq!(file.metadata(), &metadata());
         assert_eq!(file.entries().iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["a", "b.weight", "steps"]);
         assert_eq!(file.f32("b.weight", &[2, 3]).unwrap(), [1.0, -2.0, 3.0, 0.0, 0.5, -0.0]);
@@ -298,18 +379,29 @@ mod tests {
 
     #[test]
     fn equal_content_is_equal_bytes_and_the_data_is_aligned() {
-        let once = encode(FILE, &tensors(), &metadata()).unwrap();
+        let once = encode(FILE, tensors(), &metadata()).unwrap();
         let mut turned = tensors();
         turned.reverse();
-        assert_eq!(encode(FILE, &turned, &metadata()).unwrap(), once);
+        assert_eq!(encode(FILE, turned, &metadata()).unwrap(), once);
         assert_eq!(u64::from_le_bytes(once[..8].try_into().unwrap()) % 8, 0);
-        let empty = encode(FILE, &[], &BTreeMap::new()).unwrap();
+        let empty = encode(FILE, vec![], &BTreeMap::new()).unwrap();
         assert!(TensorFile::parse(empty, FILE).unwrap().entries().is_empty());
     }
 
     #[test]
+    fn numbers_in_many_pieces_are_written_in_order_and_the_length_is_known_before() {
+        let values: Vec<f32> = (0..2 * PIECE + 3).map(|i| i as f32).collect();
+        let (left, right) = values.split_at(PIECE + 1);
+        let tensor = Tensor { name: "w".into(), shape: vec![values.len()], data: Data::F32(vec![left, right]) };
+        let encoding = Encoding::new(FILE, vec![tensor], &metadata()).unwrap();
+        let bytes = encoding.to_vec();
+        assert_eq!(bytes.len(), encoding.len_bytes());
+        assert_eq!(TensorFile::parse(bytes, FILE).unwrap().f32("w", &[values.len()]).unwrap(), values);
+    }
+
+    #[test]
     fn a_tensor_that_does_not_fit_is_described() {
-        let file = TensorFile::parse(encode(FILE, &tensors(), &metadata()).unwrap(), FILE).unwrap();
+        let file = TensorFile::parse(encode(FILE, tensors(), &metadata()).unwrap(), FILE).unwrap();
         let line = |name, shape: &[usize]| file.f32(name, shape).unwrap_err().to_string();
         assert_eq!(line("b.weight", &[3, 2]), "m.safetensors: tensor `b.weight` is F32 [2, 3], expected F32 [3, 2]");
         assert_eq!(line("steps", &[]), "m.safetensors: tensor `steps` is U64 [], expected F32 []");
@@ -318,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_tensor_that_cannot_be_written_is_refused() {
-        let line = |t: Vec<Tensor>| encode(FILE, &t, &metadata()).unwrap_err().to_string();
+        let line = |t: Vec<Tensor>| encode(FILE, t, &metadata()).unwrap_err().to_string();
         assert!(line(vec![Tensor::f32("a", &[3], &[1.0])]).contains("tensor `a`"));
         let twice = Tensor::f32("a", &[1], &[1.0]);
         assert!(line(vec![twice.clone(), twice]).contains("the name `a` is taken"));
@@ -327,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_file_cut_anywhere_is_one_clear_line() {
-        let whole = encode(FILE, &tensors(), &metadata()).unwrap();
+        let whole = encode(FILE, tensors(), &metadata()).unwrap();
         for length in 0..whole.len() {
             let line = TensorFile::parse(whole[..length].to_vec(), FILE).unwrap_err().to_string();
             assert!(
@@ -376,7 +468,7 @@ mod tests {
 
     #[test]
     fn flipping_any_bit_of_the_header_never_panics() {
-        let whole = encode(FILE, &tensors(), &BTreeMap::new()).unwrap();
+        let whole = encode(FILE, tensors(), &BTreeMap::new()).unwrap();
         let header = whole.len() - 8 - 24;
         for bit in 0..8 * (8 + header) {
             let mut bytes = whole.clone();
@@ -390,7 +482,7 @@ mod tests {
     #[test]
     fn inspection_gives_norms_and_counts_what_is_not_finite() {
         let values = [3.0, -4.0, f32::NAN, f32::NEG_INFINITY];
-        let file = encode(FILE, &[Tensor::f32("w", &[4], &values)], &BTreeMap::new()).unwrap();
+        let file = encode(FILE, vec![Tensor::f32("w", &[4], &values)], &BTreeMap::new()).unwrap();
         let summary = TensorFile::parse(file, FILE).unwrap().inspect().remove(0);
         assert_eq!((summary.dtype.as_str(), summary.shape.as_slice(), summary.bytes), ("F32", &[4][..], 16));
         assert_eq!(summary.values, Some(Values { norm: 5.0, max_abs: 4.0, non_finite: 2 }));

@@ -1,10 +1,11 @@
 //! Parameters and optimizer state as safetensors bytes, read back with checks.
 
+use crate::buffer::Buffer;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::optim::AdamW;
 use crate::params::{ParamLayout, Params};
-use crate::tensorfile::{Tensor, TensorFile, encode};
+use crate::tensorfile::{Encoding, Tensor, TensorFile};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -30,15 +31,15 @@ pub fn config_sha256(config: &ModelConfig) -> String {
 ///
 /// # Errors
 /// [`Error::Format`] if the library refuses.
-pub fn to_bytes(layout: &ParamLayout, params: &Params<f32>, config: &ModelConfig) -> Result<Vec<u8>> {
+pub fn encode<'a>(layout: &ParamLayout, params: &'a Params<f32>, config: &ModelConfig) -> Result<Encoding<'a>> {
     let header = BTreeMap::from([
         ("format".to_string(), format!("hecate-weights {FORMAT}")),
         ("config_sha256".to_string(), config_sha256(config)),
     ]);
-    encode(WEIGHTS, &tensors(layout, "", &params.data), &header)
+    Encoding::new(WEIGHTS, tensors(layout, "", &params.data), &header)
 }
 
-/// Reads [`to_bytes`] back.
+/// Reads [`encode`] back.
 ///
 /// # Errors
 /// [`Error::Base`] for another config, [`Error::Format`] for anything that is not exactly this model's tensors.
@@ -48,7 +49,7 @@ pub fn from_bytes(layout: &ParamLayout, config: &ModelConfig, bytes: Vec<u8>) ->
     if expected != got {
         return Err(Error::Base { what: WEIGHTS, field: "config_sha256", expected, got });
     }
-    let mut data = vec![0.0; layout.len];
+    let mut data = Buffer::zeros(layout.len);
     read(layout, WEIGHTS, &file, &mut [("", &mut data)])?;
     Ok(Params { data })
 }
@@ -57,17 +58,17 @@ pub fn from_bytes(layout: &ParamLayout, config: &ModelConfig, bytes: Vec<u8>) ->
 ///
 /// # Errors
 /// [`Error::Format`] if the library refuses.
-pub fn optimizer_to_bytes(layout: &ParamLayout, optimizer: &AdamW) -> Result<Vec<u8>> {
+pub fn encode_optimizer<'a>(layout: &ParamLayout, optimizer: &'a AdamW) -> Result<Encoding<'a>> {
     let header = BTreeMap::from([
         ("format".to_string(), format!("hecate-adamw {OPTIMIZER_FORMAT}")),
         ("steps".to_string(), optimizer.steps.to_string()),
     ]);
     let mut list = tensors(layout, "m.", &optimizer.m);
     list.extend(tensors(layout, "v.", &optimizer.v));
-    encode(OPTIMIZER, &list, &header)
+    Encoding::new(OPTIMIZER, list, &header)
 }
 
-/// Reads [`optimizer_to_bytes`] back into `optimizer`.
+/// Reads [`encode_optimizer`] back into `optimizer`.
 ///
 /// # Errors
 /// [`Error::Format`] if it is another file or does not fit the model.
@@ -84,7 +85,7 @@ fn refused(what: &str, reason: String) -> Error {
     Error::Format { what: what.to_string(), reason }
 }
 
-fn tensors(layout: &ParamLayout, prefix: &str, data: &[f32]) -> Vec<Tensor> {
+fn tensors<'a>(layout: &ParamLayout, prefix: &str, data: &'a [f32]) -> Vec<Tensor<'a>> {
     let tensor = |s: &crate::ParamSpec| Tensor::f32(&format!("{prefix}{}", s.name), &s.shape, &data[s.range.clone()]);
     layout.specs.iter().map(tensor).collect()
 }
@@ -101,7 +102,7 @@ pub(crate) fn open(bytes: Vec<u8>, what: &str, format: &str) -> Result<TensorFil
     }
 }
 
-fn read(layout: &ParamLayout, what: &str, file: &TensorFile, sets: &mut [(&str, &mut Vec<f32>)]) -> Result<()> {
+fn read(layout: &ParamLayout, what: &str, file: &TensorFile, sets: &mut [(&str, &mut [f32])]) -> Result<()> {
     let expected = layout.specs.len() * sets.len();
     if file.entries().len() != expected {
         let reason = format!("it holds {} tensors, the model needs {expected}", file.entries().len());

@@ -71,7 +71,7 @@ fn gradients_of_whole_models_are_exact() {
             for (p, d) in data[spec.range.clone()].iter_mut().zip(&direction) {
                 p.eps = *d;
             }
-            let (losses, _) = run(&Reference::<Dual<f64>>::new(), &model, &Params { data });
+            let (losses, _) = run(&Reference::<Dual<f64>>::new(), &model, &Params { data: data.into() });
             let forward: f64 = losses.iter().map(|l| 0.25 * l.eps).sum();
             let terms = grads[spec.range.clone()].iter().zip(&direction).map(|(g, d)| g * d);
             let (backward, scale) = terms.fold((0.0, 1e-3), |(s, a), t| (s + t, a + t.abs()));

@@ -74,6 +74,7 @@ impl<'a, O: Ops> Call<'a, O> {
 pub(crate) struct RopeTable<F> {
     pub width: usize,
     pub base: f64,
+    pub frequencies: Vec<f64>,
     pub data: Vec<F>,
 }
 
