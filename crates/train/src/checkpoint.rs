@@ -155,16 +155,16 @@ impl Writer {
     ///
     /// # Errors
     /// As [`Writer::file_with`].
-    pub fn file(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub fn file(&mut self, name: &str, bytes: &[u8]) -> Result<&FileEntry> {
         self.file_with(name, |out| out.write_all(bytes))
     }
 
-    /// Adds a file with what `fill` writes.
+    /// Adds a file with what `fill` writes, and gives its entry.
     ///
     /// # Errors
     /// [`Error::Io`] with the path and the cause, such as a full disk; [`Error::Unsuitable`] for a name that is
     /// taken or leads out of the folder.
-    pub fn file_with(&mut self, name: &str, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    pub fn file_with(&mut self, name: &str, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<&FileEntry> {
         let shown = self.target.join(name);
         if !is_plain_name(name) || name == MANIFEST || self.manifest.files.iter().any(|f| f.name == name) {
             return Err(Error::unsuitable(&shown, "is no free plain file name inside of a checkpoint"));
@@ -175,7 +175,7 @@ impl Writer {
             .map_err(Error::io("write", &shown))?;
         let (sha256, bytes) = (hex(digest.0), digest.1);
         self.manifest.files.push(FileEntry { name: name.to_string(), bytes, sha256 });
-        Ok(())
+        Ok(&self.manifest.files[self.manifest.files.len() - 1])
     }
 
     /// Writes the manifest and gives the folder its name.

@@ -11,7 +11,7 @@ use hecate_model::{Access, Logits, Model, Params, State, Workspace};
 use serde::{Deserialize, Serialize};
 
 /// Tokens of one forward call.
-const CALL_TOKENS: usize = 512;
+pub(crate) const CALL_TOKENS: usize = 512;
 
 /// A measurement in bits per byte.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

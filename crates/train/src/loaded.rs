@@ -42,7 +42,7 @@ impl Loaded {
         } else {
             atomic::read(&home.join("model.safetensors"))?
         };
-        let lineage = lineage(&model, &bytes);
+        let lineage = lineage(&model, weights::sha256(&bytes));
         let params = weights::from_bytes(model.params(), model.config(), bytes)?;
         let generation: GenerationConfig = read_json(&home.join("generation_config.json"))?;
         generation.check()?;
@@ -71,7 +71,8 @@ impl Loaded {
     /// # Errors
     /// What the disk says.
     pub fn save_state(&self, state: &State<f32>, file: &Path) -> Result<()> {
-        atomic::write(file, &state.to_bytes(&self.lineage)?)
+        let state = state.encode(&self.lineage)?;
+        atomic::write_with(file, |out| state.write_to(out))
     }
 }
 
@@ -94,8 +95,8 @@ pub fn describe(folder: &Path, model: &Model, tokenizer: &Tokenizer, generation:
 /// # Errors
 /// What the disk says.
 pub fn export(folder: &Path, model: &Model, params: &Params<f32>) -> Result<()> {
-    let bytes = weights::to_bytes(model.params(), params, model.config())?;
-    atomic::write(&folder.join(run_folder::WEIGHTS), &bytes)
+    let weights = weights::encode(model.params(), params, model.config())?;
+    atomic::write_with(&folder.join(run_folder::WEIGHTS), |out| weights.write_to(out))
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

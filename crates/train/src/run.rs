@@ -14,7 +14,7 @@ use crate::run_folder::{self, RunFolder};
 use crate::stream::Stream;
 use crate::tensorboard::EventWriter;
 use crate::tokenizer::Tokenizer;
-use crate::trainer::{Estimate, StepReport, Trainer};
+use crate::trainer::{Estimate, Held, StepReport, Trainer};
 use crate::{report, settings};
 use hecate_core::ops::Cpu;
 use hecate_model::{Access, Blocks, Sampler, Workspace, generate};
@@ -65,6 +65,7 @@ pub struct Run {
     folder: RunFolder,
     checkpoints: Checkpoints,
     trainer: Trainer,
+    held: Held,
     held_out: Stream,
     tokenizer: Tokenizer,
     log: LogWriter,
@@ -83,6 +84,7 @@ impl Run {
     pub fn create(config: &RunConfig, name: &str, out: Option<&Path>, options: Options) -> Result<Self> {
         config.check()?;
         let (stream, held_out, tokenizer) = text(config)?;
+        let held = Held::look_up(stream.len() + held_out.len());
         let trainer = Trainer::new(config, stream)?;
         let folder = match out {
             Some(folder) => RunFolder::create(folder)?,
@@ -94,7 +96,7 @@ impl Run {
         let checkpoints = folder.checkpoints()?;
         trainer.save(&checkpoints)?;
         let log = LogWriter::create(&folder.join(run_folder::LOG))?;
-        Self::assemble(folder, checkpoints, trainer, held_out, tokenizer, log, options)
+        Self::assemble(folder, checkpoints, trainer, held, held_out, tokenizer, log, options)
     }
 
     /// The run in `folder`, from its newest complete checkpoint.
@@ -106,17 +108,19 @@ impl Run {
         let file = folder.join(run_folder::RUN_CONFIG);
         let config: RunConfig = settings::into(settings::read_file(&file)?, &file.display().to_string())?;
         let (stream, held_out, tokenizer) = text(&config)?;
+        let held = Held::look_up(stream.len() + held_out.len());
         let checkpoints = folder.checkpoints()?;
         let checkpoint = checkpoints.latest_complete()?;
         let trainer = Trainer::resume(&config, stream, &checkpoint)?;
         let (log, _) = LogWriter::resume(&folder.join(run_folder::LOG), trainer.step_count())?;
-        Self::assemble(folder, checkpoints, trainer, held_out, tokenizer, log, options)
+        Self::assemble(folder, checkpoints, trainer, held, held_out, tokenizer, log, options)
     }
 
     fn assemble(
         folder: RunFolder,
         checkpoints: Checkpoints,
         trainer: Trainer,
+        held: Held,
         held_out: Stream,
         tokenizer: Tokenizer,
         mut log: LogWriter,
@@ -136,7 +140,19 @@ impl Run {
         let past = if trainer.config().train.reset_each_step { 0 } else { u64::from(u32::MAX) };
         let flops_per_token = 3.0 * trainer.model().flops(context, past);
         let speeds = Vec::new();
-        Ok(Self { folder, checkpoints, trainer, held_out, tokenizer, log, board, options, speeds, flops_per_token })
+        Ok(Self {
+            folder,
+            checkpoints,
+            trainer,
+            held,
+            held_out,
+            tokenizer,
+            log,
+            board,
+            options,
+            speeds,
+            flops_per_token,
+        })
     }
 
     /// Where the run lies.
@@ -152,7 +168,7 @@ impl Run {
     /// # Errors
     /// As [`Trainer::estimate`].
     pub fn estimate(&mut self) -> Result<Estimate> {
-        self.trainer.estimate()
+        self.trainer.estimate(self.held)
     }
 
     /// Trains to the last step, or until Ctrl-C; then measures, samples and reports.

@@ -128,4 +128,5 @@ impl RunConfig {
 pub const PRESETS: &[(&str, &str)] = &[
     ("default", include_str!("../../../configs/default.toml")),
     ("transformer", include_str!("../../../configs/transformer.toml")),
+    ("no_memory", include_str!("../../../configs/no_memory.toml")),
 ];

@@ -124,7 +124,7 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
     for spec in &model.params().specs {
         *kinds.entry(format!("{:?}", spec.kind).to_lowercase()).or_insert(0) += spec.range.len();
     }
-    let len = model.params().len;
+    let len = model.params().count();
     // A token looks up one row of an embedding that is not the head too.
     let table = |s: &&hecate_model::ParamSpec| s.kind == Kind::Embedding && s.name.starts_with("embedding");
     let rows: usize = model.params().specs.iter().filter(table).map(|s| s.range.len() - config.width).sum();

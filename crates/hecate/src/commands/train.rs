@@ -106,19 +106,20 @@ fn describe(run: &mut Run) -> Result<(), Failure> {
     eprint!("{}", table.plain());
     eprintln!(
         "{} parameters, {} lanes x {} tokens a step, {} steps, {} threads",
-        human::count(model.params().len as f64),
+        human::count(model.params().count() as f64),
         config.train.lanes,
         config.model.context,
         config.train.steps,
         rayon::current_num_threads(),
     );
     eprintln!(
-        "memory: {} (parameters and optimizer {}, activations {}, states {}, checkpoint {})",
+        "memory: {} (program and text {}, parameters and optimizer {}, activations {}, states {}, evaluation {})",
         human::bytes(estimate.total()),
+        human::bytes(estimate.program),
         human::bytes(estimate.parameters),
         human::bytes(estimate.activations),
         human::bytes(estimate.states),
-        human::bytes(estimate.checkpoint),
+        human::bytes(estimate.evaluation),
     );
     Ok(())
 }

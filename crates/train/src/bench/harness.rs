@@ -21,7 +21,18 @@ impl Clock {
 /// Says what is wrong with the results, if anything is.
 pub(super) type Fault = Box<dyn FnMut(&Cpu) -> Option<String> + Send>;
 
-/// Something to be measured.
+/// One call.
+pub(super) type Call = Box<dyn FnMut(&Cpu) + Send>;
+
+/// A case with its buffers.
+pub(super) struct Work {
+    /// Compares a call with something slower and independent; dropped before anything is timed.
+    pub fault: Fault,
+    /// What is timed.
+    pub call: Call,
+}
+
+/// Something to be measured. It holds no buffers before it is built, so that a list of all cases costs nothing.
 pub(super) struct Case {
     pub name: String,
     /// The closed formula behind `flops`, for the reader.
@@ -30,10 +41,17 @@ pub(super) struct Case {
     pub flops: f64,
     /// Tokens of one call, where the row is about tokens.
     pub tokens: Option<usize>,
-    /// Compares a call with something slower and independent.
-    pub fault: Fault,
-    /// One call.
-    pub call: Box<dyn FnMut(&Cpu) + Send>,
+    /// Makes the buffers.
+    pub build: Box<dyn FnOnce() -> Work>,
+}
+
+/// A case whose results were right.
+struct Verified {
+    name: String,
+    formula: String,
+    flops: f64,
+    tokens: Option<usize>,
+    call: Call,
 }
 
 /// How long to measure.
@@ -99,19 +117,21 @@ pub struct Report {
 }
 
 /// Verifies and measures all cases.
-pub(super) fn measure(mut cases: Vec<Case>, options: Options) -> Report {
+pub(super) fn measure(cases: Vec<Case>, options: Options) -> Report {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().expect("threads can be started");
     let single = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread can be started");
     let cpu = [false, true].map(|parallel| Cpu::training().with_isa(options.isa).with_parallel(parallel));
-    let mut wrong = Vec::new();
-    cases.retain_mut(|case| {
-        let fault = pool.install(|| cpu.iter().find_map(|cpu| (case.fault)(cpu)));
-        wrong.extend(fault.iter().map(|reason| (case.name.clone(), reason.clone())));
-        fault.is_none()
-    });
+    let (mut verified, mut wrong) = (Vec::new(), Vec::new());
+    for Case { name, formula, flops, tokens, build } in cases {
+        let Work { mut fault, call } = build();
+        match pool.install(|| cpu.iter().find_map(&mut fault)) {
+            None => verified.push(Verified { name, formula, flops, tokens, call }),
+            Some(reason) => wrong.push((name, reason)),
+        }
+    }
     let pools = [&single, &pool];
     // Calls per turn, found with calls that also warm up the caches and the threads' scratch.
-    let calls: Vec<[usize; 2]> = cases
+    let calls: Vec<[usize; 2]> = verified
         .iter_mut()
         .map(|case| {
             [0, 1].map(|i| {
@@ -122,12 +142,12 @@ pub(super) fn measure(mut cases: Vec<Case>, options: Options) -> Report {
         .collect();
     let (from, mut to) = (vec![1.0_f32; 1 << 24], vec![0.0_f32; 1 << 24]);
     let (mut peaks, mut copies) = ([Vec::new(), Vec::new()], Vec::new());
-    let mut times = vec![[Vec::new(), Vec::new()]; cases.len()];
+    let mut times = vec![[Vec::new(), Vec::new()]; verified.len()];
     for _ in 0..options.turns.max(1) {
         peaks[0].push(single.install(|| machine::peak_one(options.isa)));
         peaks[1].push(machine::peak_all(options.isa, &pool));
         copies.push(machine::copy(&from, &mut to));
-        for ((case, calls), times) in cases.iter_mut().zip(&calls).zip(&mut times) {
+        for ((case, calls), times) in verified.iter_mut().zip(&calls).zip(&mut times) {
             for i in 0..2 {
                 times[i].push(time(&pools, &cpu, i, case, calls[i]));
             }
@@ -140,12 +160,12 @@ pub(super) fn measure(mut cases: Vec<Case>, options: Options) -> Report {
         peak_all_gflops: median(&peaks[1]),
         copy_gbytes: median(&copies),
     };
-    let rows = cases.into_iter().zip(&times).map(|(case, times)| row(case, times, &peaks)).collect();
+    let rows = verified.into_iter().zip(&times).map(|(case, times)| row(case, times, &peaks)).collect();
     Report { machine, rows, wrong }
 }
 
 /// Nanoseconds of a call, over `calls` calls.
-fn time(pools: &[&rayon::ThreadPool; 2], cpu: &[Cpu; 2], i: usize, case: &mut Case, calls: usize) -> f64 {
+fn time(pools: &[&rayon::ThreadPool; 2], cpu: &[Cpu; 2], i: usize, case: &mut Verified, calls: usize) -> f64 {
     pools[i].install(|| {
         let clock = Clock::start();
         for _ in 0..calls {
@@ -155,7 +175,7 @@ fn time(pools: &[&rayon::ThreadPool; 2], cpu: &[Cpu; 2], i: usize, case: &mut Ca
     })
 }
 
-fn row(case: Case, times: &[Vec<f64>; 2], peaks: &[Vec<f64>; 2]) -> Row {
+fn row(case: Verified, times: &[Vec<f64>; 2], peaks: &[Vec<f64>; 2]) -> Row {
     let [one, all] = [0, 1].map(|i| {
         let ns_per_call = median(&times[i]);
         let shares: Vec<f64> = times[i].iter().zip(&peaks[i]).map(|(ns, peak)| case.flops / ns / peak).collect();
@@ -180,15 +200,14 @@ fn median(values: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    fn case(name: &str, fault: Option<&str>, call: impl FnMut(&Cpu) + Send + 'static) -> Case {
+    fn case(name: &str, fault: Option<&str>, call: fn(&Cpu)) -> Case {
         let fault = fault.map(str::to_string);
         Case {
             name: name.to_string(),
             formula: "n".to_string(),
             flops: 1000.0,
             tokens: Some(10),
-            fault: Box::new(move |_| fault.clone()),
-            call: Box::new(call),
+            build: Box::new(move || Work { fault: Box::new(move |_| fault.clone()), call: Box::new(call) }),
         }
     }
 

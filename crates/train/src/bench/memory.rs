@@ -1,7 +1,7 @@
 //! Rows about memory scans: every rule at 8 heads of 64, and the kernels of two rules at other sizes, from which the
 //! order of a rule's kernels is read.
 
-use super::harness::{Case, Fault};
+use super::harness::{Call, Case, Fault, Work};
 use super::inputs::{fault, numbers};
 use hecate_core::ops::{Cpu, Ops, ScanKernel};
 use hecate_core::scan::{self, ScanShape, Write};
@@ -140,15 +140,15 @@ fn against_reference(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) 
 }
 
 fn forward(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> Case {
-    let mut scan = Scan::new(rule, kernel, width, tokens);
-    row(rule, kernel, (width, tokens), "forward", 1.0, move |cpu| scan.forward(cpu, false))
+    row(rule, kernel, (width, tokens), ("forward", 1.0), |mut scan| Box::new(move |cpu| scan.forward(cpu, false)))
 }
 
 fn both(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> Case {
-    let mut scan = Scan::new(rule, kernel, width, tokens);
-    row(rule, kernel, (width, tokens), "both ways", 3.0, move |cpu| {
-        scan.forward(cpu, true);
-        scan.backward(cpu);
+    row(rule, kernel, (width, tokens), ("both ways", 3.0), |mut scan| {
+        Box::new(move |cpu| {
+            scan.forward(cpu, true);
+            scan.backward(cpu);
+        })
     })
 }
 
@@ -156,18 +156,20 @@ fn row(
     rule: &AnyRule,
     kernel: &str,
     (width, tokens): (usize, usize),
-    what: &str,
-    passes: f64,
-    call: impl FnMut(&Cpu) + Send + 'static,
+    (what, passes): (&str, f64),
+    call: fn(Scan) -> Call,
 ) -> Case {
     let dims = Dims::new(width, width);
     let per_entry = rule.flops(dims) / (width * width) as f64;
+    let (own, named) = (rule.clone(), kernel.to_string());
     Case {
         name: format!("{} {kernel} {HEADS}x{width} T={tokens} {what}", rule.name()),
         formula: format!("{} H T D D", passes * per_entry),
         flops: passes * rule.flops(dims) * (HEADS * tokens) as f64,
         tokens: Some(tokens),
-        fault: against_reference(rule, kernel, width, tokens),
-        call: Box::new(call),
+        build: Box::new(move || Work {
+            fault: against_reference(&own, &named, width, tokens),
+            call: call(Scan::new(&own, &named, width, tokens)),
+        }),
     }
 }

@@ -4,19 +4,22 @@
 //! all, in turns with the other rows and with the measurement of the machine's own peak. FLOPs come from a closed
 //! formula; recomputation and padding do not count.
 
+mod decoding;
 mod harness;
 mod inputs;
 mod machine;
 mod memory;
+mod models;
 mod ops;
 mod products;
+mod step;
 
 pub use harness::{Options, Report, Row, Timing};
 pub use machine::{Machine, peak};
 
 /// Runs every row whose name contains `filter`.
 pub fn run(filter: Option<&str>, options: Options) -> Report {
-    let cases = products::cases().into_iter().chain(memory::cases()).chain(ops::cases());
+    let cases = products::cases().into_iter().chain(memory::cases()).chain(ops::cases()).chain(models::cases());
     let chosen = |name: &str| filter.is_none_or(|part| name.contains(part));
     harness::measure(cases.filter(|case| chosen(&case.name)).collect(), options)
 }
@@ -29,12 +32,14 @@ impl Report {
             "{}: f32 multiply-add peak {:.1} GFLOP/s on one thread, {:.1} on {}; copy {:.1} GB/s",
             m.isa, m.peak_one_gflops, m.peak_all_gflops, m.threads, m.copy_gbytes
         );
-        println!("{:<48} {:>34} {:>34}", "", "one thread", "all threads");
+        let names = self.rows.iter().map(|row| &row.name).chain(self.wrong.iter().map(|(name, _)| name));
+        let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
+        println!("{:<width$} {:>34} {:>34}", "", "one thread", "all threads");
         for row in &self.rows {
-            println!("{:<48} {} {}   {}", row.name, cells(&row.one), cells(&row.all), row.formula);
+            println!("{:<width$} {} {}   {}", row.name, cells(&row.one), cells(&row.all), row.formula);
         }
         for (name, reason) in &self.wrong {
-            println!("{name:<48} WRONG, not timed: {reason}");
+            println!("{name:<width$} WRONG, not timed: {reason}");
         }
     }
 }

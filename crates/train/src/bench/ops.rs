@@ -1,6 +1,6 @@
 //! Rows about the other operations of a model, at the sizes of a small one: 512 tokens, 4 heads of 64.
 
-use super::harness::{Case, Fault};
+use super::harness::{Call, Case, Fault, Work};
 use super::inputs::numbers;
 use hecate_core::conformance::ops::{KERNEL_TOLERANCE, OpCase, measure};
 use hecate_core::ops::{AttentionShape, ConvShape, Cpu, HeadShape, MlpKind, Ops};
@@ -36,15 +36,14 @@ fn row(
     tokens: usize,
     (formula, flops): (&str, usize),
     verified: OpCase,
-    call: impl FnMut(&Cpu) + Send + 'static,
+    call: impl FnOnce() -> Call + 'static,
 ) -> Case {
     Case {
         name: name.to_string(),
         formula: formula.to_string(),
         flops: flops as f64,
         tokens: Some(tokens),
-        fault: against_reference(verified),
-        call: Box::new(call),
+        build: Box::new(move || Work { fault: against_reference(verified), call: call() }),
     }
 }
 
@@ -58,107 +57,138 @@ fn attention_shape(tokens: usize, window: usize, pos: u64) -> AttentionShape {
     AttentionShape { tokens, heads: 4, kv_heads: 4, width: 64, window, pos, ring }
 }
 
+/// The buffers of a call of attention.
+struct Attention {
+    shape: AttentionShape,
+    q: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    y: Vec<f32>,
+    lse: Vec<f32>,
+}
+
+impl Attention {
+    fn new(shape: AttentionShape) -> Self {
+        let len = shape.heads * shape.tokens * shape.width;
+        let [keys, values] = [3, 4].map(|seed| numbers(shape.cache_len(), seed));
+        Self { shape, q: numbers(len, 1), keys, values, y: vec![0.0; len], lse: vec![0.0; shape.heads * shape.tokens] }
+    }
+
+    fn forward(&mut self, cpu: &Cpu) {
+        cpu.attention_forward(self.shape, &self.q, &self.keys, &self.values, &mut self.y, &mut self.lse);
+    }
+}
+
 fn attention(tokens: usize, window: usize) -> [Case; 2] {
     let s = attention_shape(tokens, window, 0);
-    let len = s.heads * tokens * s.width;
-    let [q, dy] = [1, 2].map(|seed| numbers(len, seed));
-    let [keys, values] = [3, 4].map(|seed| numbers(s.cache_len(), seed));
     let verified = || OpCase::Attention(attention_shape(VERIFIED_TOKENS, window, 0));
     let work = s.heads * s.width * pairs(s);
     let name = format!("attention T={tokens} window={window}");
-    let (mut y, mut lse) = (vec![0.0; len], vec![0.0; s.heads * tokens]);
-    let (fq, fk, fv) = (q.clone(), keys.clone(), values.clone());
-    let forward = row(&format!("{name} forward"), tokens, ("4 H D pairs", 4 * work), verified(), move |cpu| {
-        cpu.attention_forward(s, &fq, &fk, &fv, &mut y, &mut lse);
+    let forward = row(&format!("{name} forward"), tokens, ("4 H D pairs", 4 * work), verified(), move || {
+        let mut a = Attention::new(s);
+        Box::new(move |cpu| a.forward(cpu))
     });
-    let (mut y, mut lse) = (vec![0.0; len], vec![0.0; s.heads * tokens]);
-    let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![0.0; len]);
-    let both = row(&format!("{name} both ways"), tokens, ("12 H D pairs", 12 * work), verified(), move |cpu| {
-        cpu.attention_forward(s, &q, &keys, &values, &mut y, &mut lse);
-        cpu.attention_backward(s, &q, &keys, &values, &y, &lse, &dy, &mut dq, &mut dk, &mut dv);
+    let both = row(&format!("{name} both ways"), tokens, ("12 H D pairs", 12 * work), verified(), move || {
+        let mut a = Attention::new(s);
+        let dy = numbers(a.q.len(), 2);
+        let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![0.0; dy.len()]);
+        Box::new(move |cpu| {
+            a.forward(cpu);
+            cpu.attention_backward(s, &a.q, &a.keys, &a.values, &a.y, &a.lse, &dy, &mut dq, &mut dk, &mut dv);
+        })
     });
     [forward, both]
 }
 
 fn decoding_attention() -> Case {
     let s = attention_shape(1, 512, 5000);
-    let len = s.heads * s.width;
-    let (q, keys, values) = (numbers(len, 1), numbers(s.cache_len(), 2), numbers(s.cache_len(), 3));
-    let (mut y, mut lse) = (vec![0.0; len], vec![0.0; s.heads]);
-    let flops = ("4 H D pairs", 4 * len * pairs(s));
-    row("attention T=1 window=512 forward", 1, flops, OpCase::Attention(s), move |cpu| {
-        cpu.attention_forward(s, &q, &keys, &values, &mut y, &mut lse);
+    let flops = ("4 H D pairs", 4 * s.heads * s.width * pairs(s));
+    row("attention T=1 window=512 forward", 1, flops, OpCase::Attention(s), move || {
+        let mut a = Attention::new(s);
+        Box::new(move |cpu| a.forward(cpu))
     })
 }
 
 fn rms_norm() -> Case {
     let n = TOKENS * WIDTH;
-    let (x, scale, dy) = (numbers(n, 1), numbers(WIDTH, 2), numbers(n, 3));
-    let (mut y, mut dx, mut dscale) = (vec![0.0; n], vec![0.0; n], vec![0.0; WIDTH]);
     let verified = OpCase::RmsNorm { tokens: VERIFIED_TOKENS, width: WIDTH };
-    row("rms norm 512x256 both ways", TOKENS, ("16 T C", 16 * n), verified, move |cpu| {
-        cpu.rms_norm_forward(WIDTH, &x, &scale, &mut y);
-        cpu.rms_norm_backward(WIDTH, &x, &scale, &dy, &mut dx, &mut dscale);
+    row("rms norm 512x256 both ways", TOKENS, ("16 T C", 16 * n), verified, move || {
+        let (x, scale, dy) = (numbers(n, 1), numbers(WIDTH, 2), numbers(n, 3));
+        let (mut y, mut dx, mut dscale) = (vec![0.0; n], vec![0.0; n], vec![0.0; WIDTH]);
+        Box::new(move |cpu| {
+            cpu.rms_norm_forward(WIDTH, &x, &scale, &mut y);
+            cpu.rms_norm_backward(WIDTH, &x, &scale, &dy, &mut dx, &mut dscale);
+        })
     })
 }
 
 fn mlp(kind: MlpKind) -> Case {
     let (n, m) = (TOKENS * HIDDEN, TOKENS * kind.input_width(HIDDEN));
-    let (x, dy) = (numbers(m, 1), numbers(n, 2));
-    let (mut y, mut dx) = (vec![0.0; n], vec![0.0; m]);
     let verified = OpCase::Mlp { kind, tokens: VERIFIED_TOKENS, hidden: HIDDEN };
     let name = format!("{kind:?} non-linearity 512x683 both ways");
-    row(&name, TOKENS, ("10 T F", 10 * n), verified, move |cpu| {
-        cpu.mlp_forward(kind, HIDDEN, &x, &mut y);
-        cpu.mlp_backward(kind, HIDDEN, &x, &dy, &mut dx);
+    row(&name, TOKENS, ("10 T F", 10 * n), verified, move || {
+        let (x, dy) = (numbers(m, 1), numbers(n, 2));
+        let (mut y, mut dx) = (vec![0.0; n], vec![0.0; m]);
+        Box::new(move |cpu| {
+            cpu.mlp_forward(kind, HIDDEN, &x, &mut y);
+            cpu.mlp_backward(kind, HIDDEN, &x, &dy, &mut dx);
+        })
     })
 }
 
 fn gated_norm() -> Case {
     let n = HEADS.len();
-    let [x, g, dy] = [1, 2, 3].map(|seed| numbers(n, seed));
-    let scale = numbers(WIDTH, 4);
-    let [mut y, mut dx, mut dg] = [(); 3].map(|()| vec![0.0; n]);
-    let mut dscale = vec![0.0; WIDTH];
     let verified = OpCase::GatedNorm(HeadShape { tokens: VERIFIED_TOKENS, ..HEADS });
-    row("gated norm 512x4x64 both ways", TOKENS, ("26 T C", 26 * n), verified, move |cpu| {
-        cpu.gated_norm_forward(HEADS, &x, &scale, &g, &mut y);
-        cpu.gated_norm_backward(HEADS, &x, &scale, &g, &dy, &mut dx, &mut dscale, &mut dg);
+    row("gated norm 512x4x64 both ways", TOKENS, ("26 T C", 26 * n), verified, move || {
+        let [x, g, dy] = [1, 2, 3].map(|seed| numbers(n, seed));
+        let scale = numbers(WIDTH, 4);
+        let [mut y, mut dx, mut dg] = [(); 3].map(|()| vec![0.0; n]);
+        let mut dscale = vec![0.0; WIDTH];
+        Box::new(move |cpu| {
+            cpu.gated_norm_forward(HEADS, &x, &scale, &g, &mut y);
+            cpu.gated_norm_backward(HEADS, &x, &scale, &g, &dy, &mut dx, &mut dscale, &mut dg);
+        })
     })
 }
 
 fn convolution() -> Case {
     let s = ConvShape { heads: HEADS, taps: 4, unit: true };
     let n = HEADS.len();
-    let (x, w, tail, dy) = (numbers(n, 1), numbers(4 * WIDTH, 2), numbers(3 * WIDTH, 3), numbers(n, 4));
-    let (mut y, mut dx, mut dw) = (vec![0.0; n], vec![0.0; n], vec![0.0; 4 * WIDTH]);
     let verified = OpCase::Conv(ConvShape { heads: HeadShape { tokens: VERIFIED_TOKENS, ..HEADS }, ..s });
-    row("convolution 512x4x64 both ways", TOKENS, ("38 T C", 38 * n), verified, move |cpu| {
-        cpu.conv_forward(s, &x, &w, &tail, &mut y);
-        cpu.conv_backward(s, &x, &w, &tail, &dy, &mut dx, &mut dw);
+    row("convolution 512x4x64 both ways", TOKENS, ("38 T C", 38 * n), verified, move || {
+        let (x, w, tail, dy) = (numbers(n, 1), numbers(4 * WIDTH, 2), numbers(3 * WIDTH, 3), numbers(n, 4));
+        let (mut y, mut dx, mut dw) = (vec![0.0; n], vec![0.0; n], vec![0.0; 4 * WIDTH]);
+        Box::new(move |cpu| {
+            cpu.conv_forward(s, &x, &w, &tail, &mut y);
+            cpu.conv_backward(s, &x, &w, &tail, &dy, &mut dx, &mut dw);
+        })
     })
 }
 
 fn rope() -> Case {
     let n = HEADS.len();
-    let (x, dy) = (numbers(n, 1), numbers(n, 2));
-    let table = hecate_core::ops::rope::table(0, TOKENS, HEADS.width, 10_000.0);
-    let (mut y, mut dx) = (vec![0.0; n], vec![0.0; n]);
     let verified = OpCase::Rope { shape: HeadShape { tokens: VERIFIED_TOKENS, ..HEADS }, pos: 0 };
-    row("rotary positions 512x4x64 both ways", TOKENS, ("7 T C", 7 * n), verified, move |cpu| {
-        cpu.rope_forward(HEADS, &table, &x, &mut y);
-        cpu.rope_backward(HEADS, &table, &dy, &mut dx);
+    row("rotary positions 512x4x64 both ways", TOKENS, ("7 T C", 7 * n), verified, move || {
+        let (x, dy) = (numbers(n, 1), numbers(n, 2));
+        let table = hecate_core::ops::rope::table(0, TOKENS, HEADS.width, 10_000.0);
+        let (mut y, mut dx) = (vec![0.0; n], vec![0.0; n]);
+        Box::new(move |cpu| {
+            cpu.rope_forward(HEADS, &table, &x, &mut y);
+            cpu.rope_backward(HEADS, &table, &dy, &mut dx);
+        })
     })
 }
 
 fn cross_entropy() -> Case {
     let n = TOKENS * VOCAB;
-    let (logits, dloss) = (numbers(n, 1), numbers(TOKENS, 2));
-    let targets: Vec<u32> = (0..TOKENS as u32).map(|t| t * 7 % VOCAB as u32).collect();
-    let (mut loss, mut d) = (vec![0.0; TOKENS], vec![0.0; n]);
     let verified = OpCase::CrossEntropy { tokens: VERIFIED_TOKENS, vocab: VOCAB };
-    row("cross-entropy 512x4096 both ways", TOKENS, ("9 T V", 9 * n), verified, move |cpu| {
-        cpu.cross_entropy_forward(VOCAB, &logits, &targets, &mut loss);
-        cpu.cross_entropy_backward(VOCAB, &logits, &targets, &dloss, &mut d);
+    row("cross-entropy 512x4096 both ways", TOKENS, ("9 T V", 9 * n), verified, move || {
+        let (logits, dloss) = (numbers(n, 1), numbers(TOKENS, 2));
+        let targets: Vec<u32> = (0..TOKENS as u32).map(|t| t * 7 % VOCAB as u32).collect();
+        let (mut loss, mut d) = (vec![0.0; TOKENS], vec![0.0; n]);
+        Box::new(move |cpu| {
+            cpu.cross_entropy_forward(VOCAB, &logits, &targets, &mut loss);
+            cpu.cross_entropy_backward(VOCAB, &logits, &targets, &dloss, &mut d);
+        })
     })
 }

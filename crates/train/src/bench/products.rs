@@ -1,6 +1,6 @@
 //! Rows about matrix products.
 
-use super::harness::Case;
+use super::harness::{Case, Work};
 use super::inputs::{fault, numbers};
 use hecate_core::kernels::gemm::{MatMut, MatRef, Start, product};
 use hecate_core::ops::Cpu;
@@ -25,6 +25,16 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// `batch` products of `[m, k]` and `[k, n]`, as `m x k x n`.
 fn case(name: &str, [m, k, n]: [usize; 3], batch: usize, a_t: bool, b_t: bool) -> Case {
+    Case {
+        name: name.to_string(),
+        formula: if batch == 1 { "2 m k n".into() } else { format!("{batch} * 2 m k n") },
+        flops: 2.0 * (batch * m * k * n) as f64,
+        tokens: None,
+        build: Box::new(move || work([m, k, n], batch, a_t, b_t)),
+    }
+}
+
+fn work([m, k, n]: [usize; 3], batch: usize, a_t: bool, b_t: bool) -> Work {
     let (a, b) = (numbers(batch * m * k, 1), numbers(batch * k * n, 2));
     let mut c = vec![0.0; batch * m * n];
     let run = move |cpu: &Cpu, a: &[f32], b: &[f32], c: &mut [f32]| {
@@ -50,12 +60,5 @@ fn case(name: &str, [m, k, n]: [usize; 3], batch: usize, a_t: bool, b_t: bool) -
         });
         fault(pairs)
     };
-    Case {
-        name: name.to_string(),
-        formula: if batch == 1 { "2 m k n".into() } else { format!("{batch} * 2 m k n") },
-        flops: 2.0 * (batch * m * k * n) as f64,
-        tokens: None,
-        fault: Box::new(compare),
-        call: Box::new(move |cpu| run(cpu, &a, &b, &mut c)),
-    }
+    Work { fault: Box::new(compare), call: Box::new(move |cpu| run(cpu, &a, &b, &mut c)) }
 }

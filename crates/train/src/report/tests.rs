@@ -4,7 +4,7 @@ use super::*;
 use crate::checkpoint::Checkpoints;
 use crate::log::{End, Eval, LogWriter, PositionBin, Record, Run, Sample, Step};
 use crate::run_folder::{LOG, MODEL_CONFIG, RUN_CONFIG, WEIGHTS};
-use hecate_model::tensorfile::{self, Tensor};
+use hecate_model::tensorfile::{Encoding, Tensor};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -311,8 +311,8 @@ fn commands_name_only_what_is_there() {
     assert!(page.contains("hecate train --resume &#39;my run&#39;\n") && page.contains("seed = 0</pre>"));
     assert!(page.contains("hecate train &#39;my run/run.toml&#39;\n") && !page.contains("hecate eval"));
 
-    let weights = [Tensor::f32("a", &[2, 3], &[0.0; 6]), Tensor::f32("b", &[4], &[0.0; 4])];
-    let bytes = tensorfile::encode("weights", &weights, &Default::default()).unwrap();
+    let weights = vec![Tensor::f32("a", &[2, 3], &[0.0; 6]), Tensor::f32("b", &[4], &[0.0; 4])];
+    let bytes = Encoding::new("weights", weights, &Default::default()).unwrap().to_vec();
     let checkpoints = Checkpoints::open(&folder.join("checkpoints")).unwrap();
     let mut writer = checkpoints.begin(1).unwrap();
     writer.file(WEIGHTS, &bytes).unwrap();

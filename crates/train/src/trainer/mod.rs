@@ -7,7 +7,7 @@
 mod estimate;
 mod save;
 
-pub use estimate::Estimate;
+pub use estimate::{Estimate, Held};
 pub use save::lineage;
 
 use crate::error::{Error, Result};
@@ -78,8 +78,7 @@ impl Trainer {
         let count = config.train.lanes.min(MAX_BUFFERS);
         let buffers = vec![vec![0.0; model.params().len]; count];
         let (tapes, traces) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
-        // One task per buffer keeps the threads busy; only with more threads than that do they share an op.
-        let ops = Cpu::training().with_parallel(rayon::current_num_threads() > count);
+        let ops = Cpu::training();
         Self { config, model, params, optimizer, lanes, states, step: 0, ops, buffers, tapes, traces }
     }
 
@@ -106,6 +105,15 @@ impl Trainer {
     /// The state of each lane.
     pub fn states(&self) -> &[State<f32>] {
         &self.states
+    }
+    /// The gradient of the last step after clipping, laid out like the parameters.
+    pub fn gradient(&self) -> &[f32] {
+        &self.buffers[0]
+    }
+    /// Sets the instruction set and the scan kernels of the steps to come. Whether an op uses several threads is
+    /// decided in each step, by the pool that it runs in.
+    pub fn set_ops(&mut self, ops: Cpu) {
+        self.ops = ops;
     }
     /// Values that temporary buffers hold, over all threads.
     pub fn tape_len(&self) -> usize {
@@ -143,9 +151,11 @@ impl Trainer {
         for (lane, (segments, state)) in self.lanes.next_step().into_iter().zip(&mut self.states).enumerate() {
             tasks[lane % count].push((segments, state));
         }
+        // One task per buffer keeps the threads busy; only with more threads than that do they share an op.
+        let ops = self.ops.clone().with_parallel(rayon::current_num_threads() > count);
         let lane = Lane {
             model: &self.model,
-            ops: &self.ops,
+            ops: &ops,
             params: &self.params,
             reset: self.config.train.reset_each_step,
             weight,

@@ -7,7 +7,7 @@ use crate::run_config::{OptimizerConfig, RunConfig};
 use crate::stream::{Lanes, LanesPosition, Stream};
 use hecate_core::simd::Isa;
 use hecate_model::optim::AdamW;
-use hecate_model::weights::{config_sha256, from_bytes, optimizer_from_bytes, optimizer_to_bytes, sha256, to_bytes};
+use hecate_model::weights::{config_sha256, encode, encode_optimizer, from_bytes, optimizer_from_bytes, sha256};
 use hecate_model::{Lineage, Model, State};
 use serde::{Deserialize, Serialize};
 
@@ -29,13 +29,17 @@ impl Trainer {
     /// # Errors
     /// What the disk says; a checkpoint is there whole or not at all.
     pub fn save(&self, checkpoints: &Checkpoints) -> Result<()> {
-        let weights = to_bytes(self.model.params(), &self.params, self.model.config())?;
-        let lineage = lineage(&self.model, &weights);
+        // Every file goes to the disk from where its numbers are: no copy of the run is made in memory.
+        let layout = self.model.params();
+        let weights = encode(layout, &self.params, self.model.config())?;
+        let optimizer = encode_optimizer(layout, &self.optimizer)?;
         let mut writer = checkpoints.begin(self.step)?;
-        writer.file("model.safetensors", &weights)?;
-        writer.file("optimizer.safetensors", &optimizer_to_bytes(self.model.params(), &self.optimizer)?)?;
+        let entry = writer.file_with("model.safetensors", |out| weights.write_to(out))?;
+        let lineage = lineage(&self.model, entry.sha256.clone());
+        writer.file_with("optimizer.safetensors", |out| optimizer.write_to(out))?;
         for (lane, state) in self.states.iter().enumerate() {
-            writer.file(&state_name(lane), &state.to_bytes(&lineage)?)?;
+            let state = state.encode(&lineage)?;
+            writer.file_with(&state_name(lane), |out| state.write_to(out))?;
         }
         let progress = Progress { format: FORMAT, step: self.step, lanes: self.lanes.position().clone() };
         let text = serde_json::to_string_pretty(&progress).expect("progress is plain data");
@@ -60,7 +64,7 @@ impl Trainer {
         }
         let lanes = Lanes::resume(stream, config.train.lanes, config.model.context, progress.lanes)?;
         let weights = checkpoint.read("model.safetensors")?;
-        let lineage = lineage(&model, &weights);
+        let lineage = lineage(&model, sha256(&weights));
         let params = from_bytes(model.params(), model.config(), weights)?;
         let OptimizerConfig::AdamW(settings) = &config.optimizer;
         let mut optimizer = AdamW::new(settings.clone(), model.params().len);
@@ -81,7 +85,7 @@ fn state_name(lane: usize) -> String {
     format!("state-{lane:04}.safetensors")
 }
 
-/// How states name the weights that they belong to.
-pub fn lineage(model: &Model, weights: &[u8]) -> Lineage {
-    Lineage { base: sha256(weights), config: config_sha256(model.config()), isa: Isa::best().name().into() }
+/// How states name the weights that they belong to; `base` is the sha256 of the weights' file.
+pub fn lineage(model: &Model, base: String) -> Lineage {
+    Lineage { base, config: config_sha256(model.config()), isa: Isa::best().name().into() }
 }
