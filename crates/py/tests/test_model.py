@@ -3,6 +3,7 @@
 import _thread
 import json
 import shutil
+import signal
 import threading
 
 import hecate
@@ -163,7 +164,15 @@ def test_the_interpreter_is_released_and_a_state_in_use_is_refused(model):
     assert model.generate(max_tokens=1, state=state).state is state
 
 
-def test_an_interrupt_ends_the_call_and_leaves_the_state_alone(model):
+@pytest.fixture
+def interruptible():
+    """A shell that starts the tests in the background lets them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_the_call_and_leaves_the_state_alone(model, interruptible):
     state = model.generate(PROMPT, max_tokens=5).state
     before = state.hash()
     timer = threading.Timer(0.2, _thread.interrupt_main)
