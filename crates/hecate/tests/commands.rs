@@ -41,7 +41,7 @@ fn a_trained_model_generates_evaluates_and_is_inspected() {
 #[test]
 fn tables_help_completions_and_the_manual_are_there() {
     let dir = tempfile::tempdir().unwrap();
-    for name in hecate_core::AnyRule::NAMES {
+    for name in hecate_core::AnyRule::names() {
         assert!(succeed(dir.path(), &["rules"]).contains(name));
     }
     assert!(succeed(dir.path(), &["rules", "--markdown"]).starts_with("| rule"));

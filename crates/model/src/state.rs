@@ -19,7 +19,7 @@ pub const FORMAT: u32 = 1;
 const WHAT: &str = "state file";
 
 /// One part of a state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StateSpec {
     /// Name, or the prefix of the names where a memory holds several tensors.
     pub name: String,
@@ -30,7 +30,7 @@ pub struct StateSpec {
 }
 
 /// What a part of a state holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// One tensor of this shape.
     Tensor(Vec<usize>),
@@ -44,7 +44,7 @@ pub enum Content {
 }
 
 /// All parts of a state, in the order of the flat buffer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateLayout {
     /// The parts.
     pub specs: Vec<StateSpec>,

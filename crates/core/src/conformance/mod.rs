@@ -79,8 +79,8 @@ pub struct Report {
 }
 
 impl Report {
-    fn new<R: MemoryRule>() -> Self {
-        Self { rule: R::NAME, failures: Vec::new(), skipped: Vec::new() }
+    fn new<R: MemoryRule>(rule: &R) -> Self {
+        Self { rule: rule.name(), failures: Vec::new(), skipped: Vec::new() }
     }
 
     /// True if no promise was broken.
@@ -123,7 +123,7 @@ impl fmt::Display for Report {
 /// # Panics
 /// If the rule itself panics.
 pub fn check<R: MemoryRule>(rule: &R) -> Report {
-    let mut report = Report::new::<R>();
+    let mut report = Report::new(rule);
     transpose::check(rule, &mut report);
     halves::check(rule, &mut report);
     causal::check(rule, &mut report);
@@ -138,7 +138,7 @@ pub fn check<R: MemoryRule>(rule: &R) -> Report {
 
 /// The endurance check alone, over streams of `tokens` tokens: [`check`] takes 2,000.
 pub fn endurance<R: MemoryRule>(rule: &R, tokens: usize) -> Report {
-    let mut report = Report::new::<R>();
+    let mut report = Report::new(rule);
     endurance::check(rule, tokens, &mut report);
     report
 }

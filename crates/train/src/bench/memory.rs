@@ -103,6 +103,10 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
             Activation::Sigmoid { max, bias, .. } => {
                 data.iter_mut().for_each(|x| *x = (max * (f64::from(*x) + bias).sigmoid()) as f32);
             }
+            Activation::Softplus { floor, bias } => {
+                let bias = bias.iter().cycle().take(width).cycle();
+                data.iter_mut().zip(bias).for_each(|(x, b)| *x = (floor + (f64::from(*x) + b).softplus()) as f32);
+            }
         }
         all.push(data);
     }
@@ -110,7 +114,8 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
         if let Activation::Sigmoid { damped_by: Some(by), .. } = input.activation {
             let by = list.iter().position(|input| input.name == by).expect("a gate damps by another gate");
             let by = all[by].clone();
-            all[i].iter_mut().zip(by).for_each(|(x, by)| *x *= 1.0 - by);
+            let times = all[i].len() / by.len();
+            all[i].iter_mut().enumerate().for_each(|(j, x)| *x *= 1.0 - by[j / times]);
         }
     }
     all

@@ -3,7 +3,7 @@
 use super::super::random::Random;
 use super::{EXACT_SCAN_TOLERANCE, EXACT_TOLERANCE};
 use crate::ops::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, attention, rope};
-use crate::rule::{Activation, Input};
+use crate::rule::{Activation, Input, Start, StateTensor, start_state};
 use crate::rules::AnyRule;
 use crate::scalar::Scalar;
 use crate::scan::{ScanShape, Write};
@@ -325,6 +325,7 @@ fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argu
         // Half the range of a damped gate: the other gate is one half on average.
         Activation::Sigmoid { max, damped_by: Some(_), .. } => random.uniform(0.0, 0.5 * max),
         Activation::Sigmoid { max, .. } => random.uniform(0.0, max),
+        Activation::Softplus { floor, .. } => random.uniform(floor, floor + 1.0),
     };
     let mut arguments = Vec::new();
     for input in rule.inputs() {
@@ -338,7 +339,14 @@ fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argu
         }
         arguments.push(Argument { name: input.name, role: Role::Added, values });
     }
-    let values = random.values(s.heads * rule.state_len(s.dims));
+    let tensors = rule.state(s.dims);
+    let mut values = Vec::new();
+    for _ in 0..s.heads {
+        let head = start_state(&tensors, &mut || random.normal());
+        let alive = |(x, t): (f64, &StateTensor)| if t.start == Start::Zero { random.uniform(-1.0, 1.0) } else { x };
+        let owners = tensors.iter().flat_map(|t| std::iter::repeat_n(t, t.len()));
+        values.extend(head.into_iter().zip(owners).map(alive).map(|x| f64::from(x as f32)));
+    }
     arguments.push(Argument { name: "state", role: Role::Carried, values });
     arguments
 }

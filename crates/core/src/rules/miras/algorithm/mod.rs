@@ -1,0 +1,69 @@
+//! Knob 4, algorithm: how the inner loss is descended [Miras v1 sec.5.3, ATLAS v1 sec.5].
+//!
+//! ```text
+//! S' = momentum S - rate G          without momentum: S' = -rate G
+//! step = direction(S')              times the input `ns_rate` where the direction has unit scale
+//! ```
+//!
+//! `implicit` and `newton` solve for the step in closed form instead.
+
+use super::knob::knob;
+use super::structure::Tensor;
+use crate::scalar::Scalar;
+
+/// How the step comes from the inner gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Solve {
+    /// A step along the gradient.
+    Explicit,
+    /// The residual at the end of the step instead of at its start.
+    Implicit,
+    /// Recursive least squares: the state holds an inverse covariance too.
+    Newton,
+}
+
+/// An inner optimizer.
+pub trait Algorithm {
+    /// How the step comes from the gradient.
+    fn solve(&self) -> Solve {
+        Solve::Explicit
+    }
+    /// True if it keeps momentum: the input `momentum`, and a state `S` like the memory.
+    fn momentum(&self) -> bool {
+        false
+    }
+    /// True if it gathers all gradients and forgets nothing: retentions that pull are then refused.
+    fn keeps_all(&self) -> bool {
+        false
+    }
+    /// True if the direction has unit scale, and the input `ns_rate` scales it.
+    fn unit_scale(&self) -> bool {
+        false
+    }
+    /// True if, under chunks, the direction is taken once at the end of each instead of at every token.
+    fn once_per_chunk(&self) -> bool {
+        false
+    }
+    /// What multiple of the identity the inverse covariance starts as, if the state holds one.
+    fn covariance(&self) -> Option<f64> {
+        None
+    }
+    /// The direction of a step, overwritten.
+    fn direction<F: Scalar>(&self, _t: &Tensor, s: &[F], out: &mut [F]) {
+        out.copy_from_slice(s);
+    }
+    /// Transpose of [`Algorithm::direction`]; adds into `ds`.
+    fn direction_backward<F: Scalar>(&self, _t: &Tensor, _s: &[F], dout: &[F], ds: &mut [F]) {
+        for (ds, &d) in ds.iter_mut().zip(dout) {
+            *ds += d;
+        }
+    }
+}
+
+knob! { $
+    /// An inner optimizer; see [`Algorithm`].
+    AnyAlgorithm in algorithm, with_algorithm, "algorithm", {
+        gd::Gd,
+        momentum::Momentum,
+    }
+}
