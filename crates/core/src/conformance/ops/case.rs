@@ -325,6 +325,7 @@ fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argu
         // Half the range of a damped gate: the other gate is one half on average.
         Activation::Sigmoid { max, damped_by: Some(_), .. } => random.uniform(0.0, 0.5 * max),
         Activation::Sigmoid { max, .. } => random.uniform(0.0, max),
+        Activation::PerHead(decay) => decay.of(0, 4),
         Activation::Softplus { floor, .. } => random.uniform(floor, floor + 1.0),
     };
     let mut arguments = Vec::new();
