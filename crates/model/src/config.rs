@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 /// Version of `config.json` and of the tensor names that follow from it.
 pub const FORMAT: u32 = 1;
 
+// Far above what is useful, and so small that products of sizes stay inside the range of an index.
+const MAX_WIDTH: usize = 1 << 16;
+const MAX_LENGTH: usize = 1 << 24;
+const MAX_BLOCKS: usize = 4096;
+
 /// A whole model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -222,8 +227,9 @@ impl AttentionConfig {
     }
 
     fn check(&self, key: &str, width: usize) -> Result<()> {
-        positive(&format!("{key}.heads"), self.heads)?;
-        positive(&format!("{key}.window"), self.window())?;
+        sized(&format!("{key}.heads"), self.heads, MAX_WIDTH)?;
+        sized(&format!("{key}.window"), self.window(), MAX_LENGTH)?;
+        sized(&format!("{key}.max_positions"), self.max_positions, MAX_LENGTH)?;
         let kv = self.kv_heads.unwrap_or(self.heads);
         if kv == 0 || !self.heads.is_multiple_of(kv) {
             return Err(Error::config(
@@ -239,6 +245,7 @@ impl AttentionConfig {
         if head == 0 || head % 2 == 1 {
             return Err(Error::config(format!("{key}.head_width"), format!("{head} is not a positive even number")));
         }
+        sized(&format!("{key}.head_width"), head, MAX_WIDTH)?;
         if !(self.rope_base.is_finite() && self.rope_base > 1.0) {
             return Err(Error::config(format!("{key}.rope_base"), "must be a number above 1"));
         }
@@ -254,15 +261,15 @@ impl MemoryConfig {
     }
 
     fn check(&self, key: &str, width: usize) -> Result<()> {
-        positive(&format!("{key}.heads"), self.heads)?;
+        sized(&format!("{key}.heads"), self.heads, MAX_WIDTH)?;
         let given = self.key_width.is_some() && self.value_width.is_some();
         if !given && !width.is_multiple_of(self.heads) {
             let reason = format!("{} does not divide width = {width}; set key_width and value_width", self.heads);
             return Err(Error::config(format!("{key}.heads"), reason));
         }
         let dims = self.dims(width);
-        positive(&format!("{key}.key_width"), dims.dk)?;
-        positive(&format!("{key}.value_width"), dims.dv)?;
+        sized(&format!("{key}.key_width"), dims.dk, MAX_WIDTH)?;
+        sized(&format!("{key}.value_width"), dims.dv, MAX_WIDTH)?;
         if self.conv > 64 {
             return Err(Error::config(format!("{key}.conv"), "more than 64 taps is no short convolution"));
         }
@@ -289,15 +296,13 @@ impl ModelConfig {
             let reason = format!("version {} cannot be read, this build reads {FORMAT}", self.format);
             return Err(Error::config("format", reason));
         }
-        positive("vocab", self.vocab)?;
-        positive("width", self.width)?;
-        positive("context", self.context)?;
-        if self.expanded().is_empty() {
-            return Err(Error::config("blocks", "a model has at least one block"));
-        }
-        // Products of these sizes stay far inside the range of an index.
-        if self.vocab > 1 << 24 || self.width > 1 << 16 || self.expanded().len() > 4096 {
-            return Err(Error::config("vocab, width or blocks", "larger than this build allows (2^24, 2^16, 4096)"));
+        sized("vocab", self.vocab, MAX_LENGTH)?;
+        sized("width", self.width, MAX_WIDTH)?;
+        sized("context", self.context, MAX_LENGTH)?;
+        // Counted before they are written out.
+        match self.blocks.iter().fold(0, |n: usize, b| n.saturating_add(b.repeat)) {
+            0 => return Err(Error::config("blocks", "a model has at least one block")),
+            n => sized("blocks", n, MAX_BLOCKS)?,
         }
         for (i, block) in self.expanded().iter().enumerate() {
             block.check(&format!("blocks.{i}"), self.width)?;
@@ -323,12 +328,16 @@ impl BlockConfig {
             }
         }
         if let ChannelConfig::Mlp(mlp) = &self.channel {
-            positive(&format!("{key}.channel.hidden"), mlp.hidden(width))?;
+            sized(&format!("{key}.channel.hidden"), mlp.hidden(width), 16 * MAX_WIDTH)?;
         }
         Ok(())
     }
 }
 
-fn positive(key: &str, n: usize) -> Result<()> {
-    if n > 0 { Ok(()) } else { Err(Error::config(key, "must be at least 1")) }
+fn sized(key: &str, n: usize, most: usize) -> Result<()> {
+    match n {
+        0 => Err(Error::config(key, "must be at least 1")),
+        n if n > most => Err(Error::config(key, format!("{n} is more than this build allows, which is {most}"))),
+        _ => Ok(()),
+    }
 }

@@ -3,11 +3,12 @@
 //! What a training pass keeps is not computed but looked at: one pass over one lane is made, a small part of a step.
 //! Checkpoints are written from where the numbers are and take nothing.
 
-use super::Trainer;
-use crate::error::Result;
-use crate::eval;
-use crate::machine::ProcessMemory;
-use hecate_model::{Access, Logits, Tape, Workspace};
+use super::{MAX_BUFFERS, Trainer};
+use crate::error::{Error, Result};
+use crate::machine::{Machine, ProcessMemory};
+use crate::run_config::RunConfig;
+use crate::{eval, human};
+use hecate_model::{Access, Logits, Model, Tape, Workspace};
 use serde::Serialize;
 
 /// Tokens of the call that shows what measuring takes: more make a call of several pieces.
@@ -16,6 +17,8 @@ const PIECE_TOKENS: usize = 128;
 const PROGRAM_BYTES: u64 = 6 << 20;
 /// Code that is loaded when it first runs, as seen on Linux.
 const CODE_BYTES: u64 = 2 << 20;
+/// Bytes of a number.
+const F32: u64 = 4;
 /// Stack and scratch of kernels on one thread, as seen at widths of 16 to 512.
 const THREAD_BYTES: u64 = 1 << 19;
 
@@ -62,13 +65,31 @@ impl Estimate {
     }
 }
 
+/// Refuses a run whose parameters and states alone are more than the machine has, where the system tells: asking for
+/// them would end the process.
+pub(super) fn check_memory(config: &RunConfig, model: &Model) -> Result<()> {
+    let (lanes, parameters) = (config.train.lanes as u128, model.params().len as u128);
+    let copies = 3 + lanes.min(MAX_BUFFERS as u128);
+    let needed = F32 as u128 * (parameters * copies + lanes * model.state_layout().len as u128);
+    match Machine::look_up().memory_bytes {
+        Some(memory) if needed > memory as u128 => {
+            let needed = human::bytes(u64::try_from(needed).unwrap_or(u64::MAX));
+            let reason = format!(
+                "parameters, optimizer and states take {needed}, this machine has {}; choose a smaller model or fewer lanes",
+                human::bytes(memory)
+            );
+            Err(Error::Config { origin: "the run's config".into(), reason })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Trainer {
     /// The memory of a process that held so much before it made this run.
     ///
     /// # Errors
     /// As [`Trainer::step`].
     pub fn estimate(&mut self, held: Held) -> Result<Estimate> {
-        const F32: u64 = 4;
         let len = self.model.params().len as u64;
         let threads = rayon::current_num_threads() as u64;
         let tasks = threads.min(self.buffers.len() as u64);
@@ -130,6 +151,17 @@ mod tests {
         let (one, two) = (trainer.pass_len(1024).unwrap(), trainer.pass_len(2048).unwrap());
         let per_token = (two - one) / 1024;
         assert!(per_token < state / 2, "a token keeps {per_token} values, a state has {state}");
+    }
+
+    #[test]
+    fn a_model_that_no_machine_holds_is_refused_before_it_is_asked_for() {
+        let config = ModelConfig { vocab: 1 << 24, width: 1 << 16, ..ModelConfig::default() };
+        let model = Model::new(&config).unwrap();
+        if Machine::look_up().memory_bytes.is_some() {
+            let line = check_memory(&RunConfig::default(), &model).unwrap_err().to_string();
+            assert!(line.contains("this machine has"), "{line}");
+        }
+        assert!(check_memory(&RunConfig::default(), &Model::new(&ModelConfig::default()).unwrap()).is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod estimate;
 mod save;
 
+use estimate::check_memory;
 pub use estimate::{Estimate, Held};
 pub use save::lineage;
 
@@ -66,6 +67,7 @@ impl Trainer {
     pub fn new(config: &RunConfig, stream: Stream) -> Result<Self> {
         config.check()?;
         let model = Model::new(&config.model)?;
+        check_memory(config, &model)?;
         let lanes = Lanes::new(stream, config.train.lanes, config.model.context)?;
         let params = model.params().init(config.seed);
         let OptimizerConfig::AdamW(optimizer) = &config.optimizer;
