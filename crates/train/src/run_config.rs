@@ -1,11 +1,12 @@
 //! What a run is: the model, the text, the steps, the rate. A preset is such a file, and so is `run.toml`.
 
 use crate::error::{Error, Result};
+use crate::settings;
 use crate::stream::Boundary;
 use hecate_model::optim::{AdamWConfig, Schedule};
 use hecate_model::{GenerationConfig, ModelConfig};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A whole run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -95,16 +96,36 @@ impl Default for OptimizerConfig {
 }
 
 impl RunConfig {
+    /// Reads a run's table; `origin` is named in errors. An optimizer without a name is AdamW, so that one setting of it
+    /// can be changed alone.
+    ///
+    /// # Errors
+    /// As [`settings::into`].
+    pub fn from_table(mut table: toml::Table, origin: &str) -> Result<Self> {
+        if let Some(toml::Value::Table(optimizer)) = table.get_mut("optimizer") {
+            optimizer.entry("name").or_insert_with(|| "adamw".into());
+        }
+        settings::into(table, origin)
+    }
+
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// As [`settings::read_file`] and [`settings::into`].
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::from_table(settings::read_file(path)?, &path.display().to_string())
+    }
+
     /// Refuses what cannot run, naming the key.
     ///
     /// # Errors
     /// [`Error::Config`] or what the model says.
     pub fn check(&self) -> Result<()> {
         let bad = |reason: &str| Err(Error::Config { origin: "the run's config".into(), reason: reason.into() });
-        self.model.check()?;
+        self.model.check().map_err(inside("model"))?;
         let OptimizerConfig::AdamW(optimizer) = &self.optimizer;
         optimizer.check()?;
-        self.sample.check()?;
+        self.sample.check().map_err(inside("sample"))?;
         if self.train.lanes == 0 || self.train.accumulate == 0 {
             return bad("`train.lanes` and `train.accumulate` must be at least 1");
         }
@@ -121,6 +142,16 @@ impl RunConfig {
             return bad("`data.held_out` must lie in (0, 1): a run without held-out text cannot say what it learned");
         }
         Ok(())
+    }
+}
+
+/// Names a key of a part by its path in the whole.
+fn inside(part: &str) -> impl Fn(hecate_model::Error) -> hecate_model::Error {
+    move |error| match error {
+        hecate_model::Error::Config { key, reason } => {
+            hecate_model::Error::Config { key: format!("{part}.{key}"), reason }
+        }
+        other => other,
     }
 }
 

@@ -59,7 +59,7 @@ pub fn into<T: DeserializeOwned>(table: Table, origin: &str) -> Result<T> {
 
 /// The line for serde's `message` about the value at `path`, which is `.` at the top.
 pub fn explain(path: &str, message: &str) -> String {
-    let message = one_line(message);
+    let message = plain_types(&one_line(message));
     let Some(unknown) = Unknown::parse(&message) else {
         return match path {
             "." => message,
@@ -123,6 +123,20 @@ pub fn nearest<'a>(got: &str, known: &'a [String]) -> Option<&'a str> {
     let distance = |word: &str| strsim::damerau_levenshtein(&got, &word.to_lowercase());
     let best = known.iter().map(|w| (distance(w), w.as_str())).min_by_key(|&(d, _)| d)?;
     (best.0 <= allowed && best.0 < best.1.chars().count()).then_some(best.1)
+}
+
+/// The kinds of values as people who write configurations know them.
+fn plain_types(message: &str) -> String {
+    let Some((got, expected)) = message.rsplit_once(", expected ") else { return message.to_string() };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 up",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        other if other.starts_with("struct ") => "a table of keys",
+        other => other,
+    };
+    format!("{got}, expected {expected}")
 }
 
 fn one_line(message: &str) -> String {
@@ -209,7 +223,9 @@ mod tests {
     #[test]
     fn a_wrong_type_and_a_missing_key_are_named() {
         let line = reason("[train]\nsteps = \"many\"");
-        assert!(line.starts_with("c.toml: `train.steps`: invalid type: string \"many\", expected u64"), "{line}");
+        assert_eq!(line, "c.toml: `train.steps`: invalid type: string \"many\", expected a whole number from 0 up");
+        assert!(reason("[train]\nlearning_rate = true").ends_with("expected a number"));
+        assert!(reason("train = 3").ends_with("expected a table of keys"));
         let line = reason("[[blocks]]");
         assert!(line.starts_with("c.toml: `blocks[0]`: missing field `mixer`"), "{line}");
     }

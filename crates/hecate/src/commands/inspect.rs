@@ -8,7 +8,7 @@ use crate::table::Table;
 use hecate_model::tensorfile::{Summary, TensorFile};
 use hecate_model::{Kind, Model, ModelConfig};
 use hecate_train::run_config::RunConfig;
-use hecate_train::{atomic, human, settings};
+use hecate_train::{atomic, human};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -84,9 +84,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn print_file(file: &File) {
-    println!("{}", file.path.display());
+    outln!("{}", file.path.display());
     for (key, value) in &file.header {
-        println!("  {key}: {value}");
+        outln!("  {key}: {value}");
     }
     let mut table = Table::new(&["tensor", "shape", ">bytes", ">norm", ">largest", ">not finite"]);
     for t in &file.tensors {
@@ -100,9 +100,9 @@ fn print_file(file: &File) {
             stat(|v| v.non_finite.to_string()),
         ]);
     }
-    print!("{}", table.plain());
+    out!("{}", table.plain());
     let bytes: usize = file.tensors.iter().map(|t| t.bytes).sum();
-    println!("{} tensors, {}\n", file.tensors.len(), human::bytes(bytes as u64));
+    outln!("{} tensors, {}\n", file.tensors.len(), human::bytes(bytes as u64));
 }
 
 /// A `config.json`, a run folder, a preset or a run's TOML.
@@ -114,8 +114,7 @@ fn model_config(name: &str) -> Result<ModelConfig, Failure> {
         return Ok(serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", json.display()))?);
     }
     let (name, table) = open(name)?;
-    let config: RunConfig = settings::into(table, &name)?;
-    Ok(config.model)
+    Ok(RunConfig::from_table(table, &name)?.model)
 }
 
 fn describe(config: &ModelConfig) -> Result<Description, Failure> {
@@ -152,14 +151,14 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
 }
 
 fn print_description(d: &Description) -> Result<(), Failure> {
-    println!("parameters              {} ({} active for a token)", d.parameters, d.active_parameters);
+    outln!("parameters              {} ({} active for a token)", d.parameters, d.active_parameters);
     for (kind, n) in &d.parameters_by_kind {
-        println!("  {kind:<22}{n}");
+        outln!("  {kind:<22}{n}");
     }
-    println!("weights                 {}", human::bytes(d.weight_bytes as u64));
-    println!("state of one sequence   {}", human::bytes(d.state_bytes as u64));
-    println!("FLOPs per token         {} forward", human::count(d.flops_per_token_forward));
-    println!(
+    outln!("weights                 {}", human::bytes(d.weight_bytes as u64));
+    outln!("state of one sequence   {}", human::bytes(d.state_bytes as u64));
+    outln!("FLOPs per token         {} forward", human::count(d.flops_per_token_forward));
+    outln!(
         "                        {} in training (forward, and backward counted twice)",
         human::count(d.flops_per_token_training)
     );
@@ -169,7 +168,7 @@ fn print_description(d: &Description) -> Result<(), Failure> {
         table.row([m.block.to_string(), m.rule.clone()].into_iter().chain(sizes));
     }
     if !d.memories.is_empty() {
-        print!("\n{}", table.plain());
+        out!("\n{}", table.plain());
     }
     Ok(())
 }
