@@ -54,12 +54,12 @@ pub struct Train {
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
     /// Go on with an interrupted run.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "data", "out"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "data", "out", "dry_run"])]
     pub resume: Option<PathBuf>,
     /// Write TensorBoard event files beside the log.
     #[arg(long)]
     pub tensorboard: bool,
-    /// Print the resolved config, parameter treatment and memory estimate, and stop.
+    /// Print the resolved config, which parameters get which treatment and the memory estimate, and stop.
     #[arg(long)]
     pub dry_run: bool,
     /// Print the result as JSON.
@@ -82,19 +82,19 @@ pub struct Generate {
     #[arg(long, short = 'n', value_name = "N")]
     pub max_tokens: Option<usize>,
     /// Divides the logits; 0 always takes the likeliest token.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f64>,
     /// Keep the so many likeliest tokens; 0 keeps all.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub top_k: Option<usize>,
     /// Keep the likeliest tokens that together have this probability.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// Seed of the draws.
     #[arg(long)]
     pub seed: Option<u64>,
     /// Stop after this text; may be given several times.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
     /// A learned state: continued from where it exists, written back when done (with `--access learn`).
     #[arg(long, value_name = "FILE")]
@@ -112,7 +112,7 @@ pub struct Generate {
 pub struct Eval {
     /// A run folder or a checkpoint.
     pub model: PathBuf,
-    /// A text file or folder; the held-out end of the embedded novel where absent.
+    /// A text file or folder; the text that the run held out where absent.
     pub text: Option<PathBuf>,
     /// What the memories may do while they read the text.
     #[arg(long, value_enum, default_value_t = AccessArg::Learn)]

@@ -1,5 +1,7 @@
 //! The `hecate` command: train, generate, evaluate and inspect models whose memories keep learning.
 
+#[macro_use]
+mod out;
 mod cli;
 mod commands;
 mod table;

@@ -46,8 +46,8 @@ fn tables_help_completions_and_the_manual_are_there() {
     }
     assert!(succeed(dir.path(), &["rules", "--markdown"]).starts_with("| rule"));
     assert!(succeed(dir.path(), &["completions", "bash"]).contains("hecate"));
-    assert!(succeed(dir.path(), &["man"]).contains(".TH"));
-    assert!(succeed(dir.path(), &["build", "--dry-run"]).contains("[model]"));
+    let manual = succeed(dir.path(), &["man"]);
+    assert!(manual.contains(".TH") && manual.contains("dry\\-run"), "{manual}");
     assert!(succeed(dir.path(), &["doctor"]).contains("works"));
 }
 
@@ -65,6 +65,16 @@ fn mistakes_end_in_one_line_that_names_the_remedy() {
         (&["train", "model.blocks=[{mixer={type=\"attention\",heads=3}}]"], "divide"),
         (&["train", "model.blocks=[{mixer={type=\"attention\",windw=3}}]"], "window"),
         (&["train", "model.vocab=100"], "256"),
+        (&["train", "model=3"], "table"),
+        (&["train", "model.width=-3"], "whole number"),
+        (&["train", "model.width=0"], "model.width"),
+        (&["train", "model.width=1000000000000"], "model.width"),
+        (&["train", "model.blocks.0.repeat=1000000000000"], "model.blocks"),
+        (&["train", "model.blocks.0.channel.hidden=1000000000000"], "hidden"),
+        (&["train", "model.blocks.0.mixer.memory.key_width=1000000000000"], "key_width"),
+        (&["train", "model.blocks.0.mixer.attention.window=1000000000000"], "window"),
+        (&["train", "optimizer.weight_decy=0.1"], "weight_decay"),
+        (&["train", "sample.top_p=3"], "sample.top_p"),
         (&["train", "--data", "nowhere"], "nowhere"),
         (&["train", "--data", "short.txt"], "short.txt"),
         (&["train", "--resume", "nowhere"], "nowhere"),
@@ -73,12 +83,64 @@ fn mistakes_end_in_one_line_that_names_the_remedy() {
         (&["eval", "text.txt"], "folder"),
         (&["inspect", "text.txt"], "safetensors"),
         (&["inspect", "nowhere"], "nowhere"),
+        (&["bench", "nowhere"], "nowhere"),
     ];
     for (args, part) in cases {
         let line = refuse(dir.path(), args);
         assert!(line.contains(part), "{args:?}: {line}");
     }
     assert!(!dir.path().join("runs").exists(), "nothing was made on the way");
+}
+
+#[test]
+fn a_dry_run_shows_the_config_the_treatments_and_the_memory_and_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = run(dir.path(), &["build", "--dry-run", "optimizer.weight_decay=0.25"]);
+    let (config, shown) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
+    assert!(out.status.success(), "{shown}");
+    let config: toml::Table = toml::from_str(&config).unwrap();
+    assert_eq!(config["optimizer"]["weight_decay"].as_float(), Some(0.25), "one setting is changed alone");
+    for part in ["memory: ", "text: ", "attention.q", "memory.gates.bias", "embedding"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let plan: serde_json::Value =
+        serde_json::from_str(&succeed(dir.path(), &["train", "--dry-run", "--json"])).unwrap();
+    let gates = plan["treatments"].as_array().unwrap().iter().find(|t| t["kind"] == "gate").unwrap();
+    assert_eq!(gates["weight_decay"], false);
+    assert!(gates["tensors"].as_array().unwrap().iter().any(|t| t == "blocks.1.mixer.memory.gates.bias"));
+    assert!(plan["memory"]["parameters"].as_u64() > Some(1 << 20));
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn a_run_is_measured_on_the_text_that_it_held_out() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let trained = json(&train(dir.path(), "run", 2, &["--json"]));
+    let whole = std::fs::metadata(dir.path().join("text.txt")).unwrap().len();
+    assert_eq!(trained["learn"]["bytes"], whole / 10);
+    for model in ["run", "run/checkpoints/step-2"] {
+        let measured = json(&succeed(dir.path(), &["eval", model, "--json"]));
+        assert_eq!(measured, trained["learn"], "{model}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_without_room_or_without_a_reader_does_not_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["rules"][..], &["completions", "bash"], &["man"], &["doctor"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let out = hecate(dir.path()).args(args).stdout(full).output().unwrap();
+        let text = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {text}");
+        assert!(text.starts_with("error: ") && text.trim_end().lines().count() == 1, "{args:?}: {text}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let out = hecate(dir.path()).args(args).stdout(writer).output().unwrap();
+        assert!(out.status.success() && out.stderr.is_empty(), "{args:?}: {out:?}");
+    }
 }
 
 #[test]
@@ -106,7 +168,7 @@ fn states_and_weights_that_are_cut_or_foreign_are_refused() {
     refuse(dir.path(), &["generate", "a", "-n", "3", "--state", "cut"]);
     let weights = bytes(dir.path(), "a/model.safetensors");
     std::fs::write(dir.path().join("a/model.safetensors"), &weights[..weights.len() - 1]).unwrap();
-    refuse(dir.path(), &["generate", "a", "-n", "3"]);
+    assert!(refuse(dir.path(), &["generate", "a", "-n", "3"]).contains("a/model.safetensors"), "the file is named");
 }
 
 #[test]

@@ -22,6 +22,28 @@ fn a_resumed_run_ends_in_the_same_bits_whatever_the_threads() {
 }
 
 #[test]
+fn a_run_that_broke_off_before_it_began_starts_and_a_finished_one_is_only_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    train(dir.path(), "whole", 4, &[]);
+    // What a kill between the config and the first checkpoint leaves.
+    std::fs::create_dir_all(dir.path().join("early/checkpoints")).unwrap();
+    std::fs::copy(dir.path().join("whole/run.toml"), dir.path().join("early/run.toml")).unwrap();
+    succeed(dir.path(), &["train", "--resume", "early"]);
+    let weights = bytes(dir.path(), "whole/model.safetensors");
+    assert!(bytes(dir.path(), "early/model.safetensors") == weights);
+    // What describes the model comes back, and no speed is made up where no step was made.
+    std::fs::remove_file(dir.path().join("whole/config.json")).unwrap();
+    let shown = succeed(dir.path(), &["train", "--resume", "whole"]);
+    assert!(shown.contains("held-out") && !shown.contains("tokens per second"), "{shown}");
+    assert!(bytes(dir.path(), "whole/model.safetensors") == weights);
+    succeed(dir.path(), &["generate", "whole", "-n", "3"]);
+    // A log without checkpoints was a run that lost them: it does not begin anew in silence.
+    std::fs::remove_dir_all(dir.path().join("whole/checkpoints")).unwrap();
+    assert!(refuse(dir.path(), &["train", "--resume", "whole"]).contains("no complete checkpoint"));
+}
+
+#[test]
 fn a_run_killed_at_fifty_random_moments_goes_on_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     write_text(&dir.path().join("text.txt"));

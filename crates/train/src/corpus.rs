@@ -8,6 +8,7 @@
 //! less than half or more than twice what was asked for (one huge document, say): then it begins at the exact byte.
 
 use crate::error::{Error, Result};
+use crate::human;
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::Read;
@@ -175,6 +176,21 @@ impl Corpus {
         &self.skipped
     }
 
+    /// What was read, and what was not, in one line.
+    pub fn about(&self) -> String {
+        let (n, bytes) = (self.documents.len(), human::bytes(self.bytes.len() as u64));
+        let plural = if n == 1 { "" } else { "s" };
+        let mut line = format!("{n} document{plural}, {bytes}, from {}", self.origin);
+        let skipped = self.skipped.iter().take(3).map(|s| format!("{}: {}", s.path.display(), s.reason));
+        let named = skipped.collect::<Vec<_>>().join("; ");
+        match self.skipped.len() {
+            0 => {}
+            n @ 1..=3 => line += &format!(" ({n} skipped: {named})"),
+            n => line += &format!(" ({n} skipped, such as {named})"),
+        }
+        line
+    }
+
     /// All of it as one part.
     pub fn whole(&self) -> Part<'_> {
         self.part(0..self.bytes.len())
@@ -305,6 +321,8 @@ mod tests {
             corpus.skipped().iter().map(|s| (s.path.file_name().unwrap().to_str().unwrap(), s.reason)).collect();
         skipped.sort();
         assert_eq!(skipped, [(".hidden.txt", "hidden"), ("empty.txt", "empty"), ("image.png", "not a text extension")]);
+        let line = corpus.about();
+        assert!(line.starts_with("4 documents, 9 B, from ") && line.contains("(3 skipped: "), "{line}");
     }
 
     #[test]

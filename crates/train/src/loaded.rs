@@ -1,11 +1,13 @@
 //! A trained model from a run folder or a checkpoint, ready to be used.
 
 use crate::error::{Error, Result};
+use crate::run_config::RunConfig;
+use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;
 use crate::trainer::lineage;
-use crate::{atomic, checkpoint, run_folder};
+use crate::{atomic, checkpoint, run, run_folder};
 use hecate_model::{GenerationConfig, Lineage, Model, ModelConfig, Params, State, weights};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The longest `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -22,6 +24,8 @@ pub struct Loaded {
     pub generation: GenerationConfig,
     /// How states name this model.
     pub lineage: Lineage,
+    /// The run folder.
+    home: PathBuf,
 }
 
 impl Loaded {
@@ -43,7 +47,8 @@ impl Loaded {
             atomic::read(&home.join("model.safetensors"))?
         };
         let lineage = lineage(&model, weights::sha256(&bytes));
-        let params = weights::from_bytes(model.params(), model.config(), bytes)?;
+        let file = if is_checkpoint { folder.join(run_folder::WEIGHTS) } else { home.join(run_folder::WEIGHTS) };
+        let params = weights::from_bytes(model.params(), model.config(), bytes).map_err(in_file(&file))?;
         let generation: GenerationConfig = read_json(&home.join("generation_config.json"))?;
         generation.check()?;
         let tokenizer = Tokenizer::load(&home)?;
@@ -51,7 +56,17 @@ impl Loaded {
             let reason = format!("its vocabulary of {} is not the model's {}", tokenizer.vocab(), config.vocab);
             return Err(Error::unsuitable(&home.join("tokenizer_config.json"), reason));
         }
-        Ok(Self { model, params, tokenizer, generation, lineage })
+        Ok(Self { model, params, tokenizer, generation, lineage, home })
+    }
+
+    /// The text that the model's run held out; that of the embedded novel where the folder says nothing of a run.
+    ///
+    /// # Errors
+    /// A text that is no longer there, or a run that cannot be read.
+    pub fn held_out(&self) -> Result<Stream> {
+        let file = self.home.join(run_folder::RUN_CONFIG);
+        let config = if file.exists() { RunConfig::read(&file)? } else { RunConfig::default() };
+        Ok(run::text(&config)?.1.held_out)
     }
 
     /// Reads a state that was learned on this model, or starts one where the file does not exist and `create` is set.
@@ -63,7 +78,7 @@ impl Loaded {
             return Ok(self.model.new_state());
         }
         let bytes = atomic::read(file)?;
-        Ok(State::from_bytes(self.model.state_layout().clone(), &self.lineage, bytes)?)
+        Ok(State::from_bytes(self.model.state_layout().clone(), &self.lineage, bytes).map_err(in_file(file))?)
     }
 
     /// Writes a state whole or not at all.
@@ -97,6 +112,15 @@ pub fn describe(folder: &Path, model: &Model, tokenizer: &Tokenizer, generation:
 pub fn export(folder: &Path, model: &Model, params: &Params<f32>) -> Result<()> {
     let weights = weights::encode(model.params(), params, model.config())?;
     atomic::write_with(&folder.join(run_folder::WEIGHTS), |out| weights.write_to(out))
+}
+
+/// Names the file that is not what it should be.
+fn in_file(path: &Path) -> impl FnOnce(hecate_model::Error) -> hecate_model::Error {
+    let what = path.display().to_string();
+    move |error| match error {
+        hecate_model::Error::Format { reason, .. } => hecate_model::Error::Format { what, reason },
+        other => other,
+    }
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {

@@ -9,13 +9,13 @@ use crate::loaded::{describe, export};
 use crate::log::{self, LogWriter, PositionBin, Record};
 use crate::machine::{Machine, ProcessMemory};
 use crate::progress::Progress;
+use crate::report;
 use crate::run_config::RunConfig;
 use crate::run_folder::{self, RunFolder};
 use crate::stream::Stream;
 use crate::tensorboard::EventWriter;
 use crate::tokenizer::Tokenizer;
 use crate::trainer::{Estimate, Held, StepReport, Trainer};
-use crate::{report, settings};
 use hecate_core::ops::Cpu;
 use hecate_model::{Access, Blocks, Sampler, Workspace, generate};
 use serde::Serialize;
@@ -52,8 +52,8 @@ pub struct Outcome {
     pub frozen: Option<Evaluation>,
     /// A generated text.
     pub sample: Option<String>,
-    /// Median tokens per second.
-    pub tokens_per_sec: f64,
+    /// Median tokens per second; none where no step was left to do.
+    pub tokens_per_sec: Option<f64>,
     /// Median share of the machine's peak.
     pub share_of_peak: Option<f64>,
     /// Largest resident memory of the process in bytes, where the system tells.
@@ -66,8 +66,7 @@ pub struct Run {
     checkpoints: Checkpoints,
     trainer: Trainer,
     held: Held,
-    held_out: Stream,
-    tokenizer: Tokenizer,
+    text: Text,
     log: LogWriter,
     board: Option<EventWriter>,
     options: Options,
@@ -83,20 +82,21 @@ impl Run {
     /// A config that cannot run, a text that is too short or unreadable, a folder that is taken, a full disk.
     pub fn create(config: &RunConfig, name: &str, out: Option<&Path>, options: Options) -> Result<Self> {
         config.check()?;
-        let (stream, held_out, tokenizer) = text(config)?;
-        let held = Held::look_up(stream.len() + held_out.len());
+        let (stream, text) = text(config)?;
+        let held = Held::look_up(stream.len() + text.held_out.len());
         let trainer = Trainer::new(config, stream)?;
         let folder = match out {
             Some(folder) => RunFolder::create(folder)?,
             None => RunFolder::create_numbered(Path::new(run_folder::DEFAULT_PARENT), name)?,
         };
-        let resolved = toml::to_string(config).expect("a config is plain data");
-        crate::atomic::write(&folder.join(run_folder::RUN_CONFIG), resolved.as_bytes())?;
-        describe(folder.path(), trainer.model(), &tokenizer, &trainer.config().sample)?;
-        let checkpoints = folder.checkpoints()?;
-        trainer.save(&checkpoints)?;
-        let log = LogWriter::create(&folder.join(run_folder::LOG))?;
-        Self::assemble(folder, checkpoints, trainer, held, held_out, tokenizer, log, options)
+        match begin(&folder, &trainer, &text.tokenizer) {
+            Ok((checkpoints, log)) => Self::assemble(folder, checkpoints, trainer, held, text, log, options),
+            Err(error) => {
+                // What there was room for is of no use. That the folder was free was made sure above.
+                drop(std::fs::remove_dir_all(folder.path()));
+                Err(error)
+            }
+        }
     }
 
     /// The run in `folder`, from its newest complete checkpoint.
@@ -105,15 +105,26 @@ impl Run {
     /// No such run, no complete checkpoint, another text than the one it was trained on.
     pub fn resume(folder: &Path, options: Options) -> Result<Self> {
         let folder = RunFolder::open(folder)?;
-        let file = folder.join(run_folder::RUN_CONFIG);
-        let config: RunConfig = settings::into(settings::read_file(&file)?, &file.display().to_string())?;
-        let (stream, held_out, tokenizer) = text(&config)?;
-        let held = Held::look_up(stream.len() + held_out.len());
+        let config = RunConfig::read(&folder.join(run_folder::RUN_CONFIG))?;
+        let (stream, text) = text(&config)?;
+        let held = Held::look_up(stream.len() + text.held_out.len());
         let checkpoints = folder.checkpoints()?;
-        let checkpoint = checkpoints.latest_complete()?;
-        let trainer = Trainer::resume(&config, stream, &checkpoint)?;
-        let (log, _) = LogWriter::resume(&folder.join(run_folder::LOG), trainer.step_count())?;
-        Self::assemble(folder, checkpoints, trainer, held, held_out, tokenizer, log, options)
+        let (trainer, checkpoints, log) = match checkpoints.latest_complete() {
+            // It broke off before it began, where there is nothing to lose.
+            Err(Error::NoCheckpoint { found: 0, .. }) if !folder.join(run_folder::LOG).exists() => {
+                let trainer = Trainer::new(&config, stream)?;
+                let (checkpoints, log) = begin(&folder, &trainer, &text.tokenizer)?;
+                (trainer, checkpoints, log)
+            }
+            found => {
+                let trainer = Trainer::resume(&config, stream, &found?)?;
+                // What describes the model may have been lost since.
+                describe(folder.path(), trainer.model(), &text.tokenizer, &trainer.config().sample)?;
+                let (log, _) = LogWriter::resume(&folder.join(run_folder::LOG), trainer.step_count())?;
+                (trainer, checkpoints, log)
+            }
+        };
+        Self::assemble(folder, checkpoints, trainer, held, text, log, options)
     }
 
     fn assemble(
@@ -121,8 +132,7 @@ impl Run {
         checkpoints: Checkpoints,
         trainer: Trainer,
         held: Held,
-        held_out: Stream,
-        tokenizer: Tokenizer,
+        text: Text,
         mut log: LogWriter,
         options: Options,
     ) -> Result<Self> {
@@ -140,19 +150,7 @@ impl Run {
         let past = if trainer.config().train.reset_each_step { 0 } else { u64::from(u32::MAX) };
         let flops_per_token = 3.0 * trainer.model().flops(context, past);
         let speeds = Vec::new();
-        Ok(Self {
-            folder,
-            checkpoints,
-            trainer,
-            held,
-            held_out,
-            tokenizer,
-            log,
-            board,
-            options,
-            speeds,
-            flops_per_token,
-        })
+        Ok(Self { folder, checkpoints, trainer, held, text, log, board, options, speeds, flops_per_token })
     }
 
     /// Where the run lies.
@@ -162,6 +160,10 @@ impl Run {
     /// The run's trainer.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
+    }
+    /// What text it reads, in one line.
+    pub fn text(&self) -> &str {
+        &self.text.about
     }
     /// The memory that the run will take.
     ///
@@ -253,7 +255,7 @@ impl Run {
     /// Held-out bits per byte, with the memories writing and with them frozen, side by side.
     fn measure(&mut self) -> Result<(Evaluation, Option<Evaluation>)> {
         let before = Instant::now();
-        let (trainer, held_out) = (&self.trainer, &self.held_out);
+        let (trainer, held_out) = (&self.trainer, &self.text.held_out);
         let piece = 2 * trainer.config().model.context;
         let one = |access: Access| {
             let ops = Cpu::inference().with_parallel(false);
@@ -297,7 +299,7 @@ impl Run {
         let (ops, access) = (Cpu::inference(), Access::Learn);
         let (model, params) = (trainer.model(), trainer.params());
         generate(&ops, model, params, &mut state, &[], &mut sampler, tokens, &access, &mut ws, &mut each)?;
-        let text = String::from_utf8_lossy(&self.tokenizer.decode(&ids)?).into_owned();
+        let text = String::from_utf8_lossy(&self.text.tokenizer.decode(&ids)?).into_owned();
         let step = self.trainer.step_count();
         self.log.write(&Record::Sample(log::Sample { step, prompt: String::new(), text: text.clone() }))?;
         Ok(crate::tokenizer::printable(&text))
@@ -317,7 +319,7 @@ impl Run {
     ) -> Outcome {
         let mut speeds = self.speeds.clone();
         speeds.sort_unstable_by(f64::total_cmp);
-        let tokens_per_sec = speeds.get(speeds.len() / 2).copied().unwrap_or(0.0);
+        let tokens_per_sec = speeds.get(speeds.len() / 2).copied();
         Outcome {
             folder: self.folder.path().to_path_buf(),
             step: self.trainer.step_count(),
@@ -326,9 +328,45 @@ impl Run {
             frozen,
             sample,
             tokens_per_sec,
-            share_of_peak: self.options.peak_flops.map(|peak| tokens_per_sec * self.flops_per_token / peak),
+            share_of_peak: tokens_per_sec.zip(self.options.peak_flops).map(|(n, peak)| n * self.flops_per_token / peak),
             peak_memory: ProcessMemory::look_up().map(|m| m.peak_bytes),
         }
+    }
+}
+
+/// Writes what a new run's folder holds before its first step.
+fn begin(folder: &RunFolder, trainer: &Trainer, tokenizer: &Tokenizer) -> Result<(Checkpoints, LogWriter)> {
+    let resolved = toml::to_string(trainer.config()).expect("a config is plain data");
+    crate::atomic::write(&folder.join(run_folder::RUN_CONFIG), resolved.as_bytes())?;
+    describe(folder.path(), trainer.model(), tokenizer, &trainer.config().sample)?;
+    let checkpoints = folder.checkpoints()?;
+    trainer.save(&checkpoints)?;
+    let log = LogWriter::create(&folder.join(run_folder::LOG))?;
+    Ok((checkpoints, log))
+}
+
+/// A run before it has a folder: what `--dry-run` shows.
+pub struct Plan {
+    /// What would train.
+    pub trainer: Trainer,
+    /// What text it would read, in one line.
+    pub text: String,
+    /// The memory that it would take.
+    pub estimate: Estimate,
+}
+
+impl Plan {
+    /// The plan of a config.
+    ///
+    /// # Errors
+    /// As [`Run::create`], less what a folder can refuse.
+    pub fn new(config: &RunConfig) -> Result<Self> {
+        config.check()?;
+        let (stream, text) = text(config)?;
+        let held = Held::look_up(stream.len() + text.held_out.len());
+        let mut trainer = Trainer::new(config, stream)?;
+        let estimate = trainer.estimate(held)?;
+        Ok(Self { trainer, text: text.about, estimate })
     }
 }
 
@@ -344,8 +382,15 @@ fn board(folder: &RunFolder, step: u64) -> Result<EventWriter> {
     EventWriter::create(&path, unix_secs(), (step > 0).then_some(step))
 }
 
-/// The run's text as tokens: the training part, the held-out part.
-fn text(config: &RunConfig) -> Result<(Stream, Stream, Tokenizer)> {
+/// What is known of a run's text besides its training part.
+pub(crate) struct Text {
+    pub(crate) held_out: Stream,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) about: String,
+}
+
+/// The run's text as tokens: the training part and the rest.
+pub(crate) fn text(config: &RunConfig) -> Result<(Stream, Text)> {
     let corpus = match &config.data.path {
         Some(path) => Corpus::read(path)?,
         None => Corpus::moby_dick(),
@@ -358,5 +403,5 @@ fn text(config: &RunConfig) -> Result<(Stream, Stream, Tokenizer)> {
     }
     let (train, held_out) = corpus.split(config.data.held_out)?;
     let stream = |part| Stream::new(&corpus.origin, part, tokenizer, config.data.boundary);
-    Ok((stream(train), stream(held_out), tokenizer))
+    Ok((stream(train), Text { held_out: stream(held_out), tokenizer, about: corpus.about() }))
 }

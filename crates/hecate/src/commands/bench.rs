@@ -8,9 +8,16 @@ use hecate_train::bench::Options;
 pub fn run(args: &Bench) -> Result<(), Failure> {
     let options = Options { threads: rayon::current_num_threads(), ..Options::default() };
     let report = hecate_train::bench::run(args.filter.as_deref(), options);
-    if args.json {
-        return print_json(&report);
+    if let (Some(filter), [], []) = (&args.filter, &report.rows[..], &report.wrong[..]) {
+        return Err(format!("no row of the bench has `{filter}` in its name").into());
     }
-    report.print();
-    Ok(())
+    if args.json {
+        print_json(&report)?;
+    } else {
+        out!("{}", report.table());
+    }
+    match report.wrong.len() {
+        0 => Ok(()),
+        n => Err(format!("{n} rows compute something else than their reference").into()),
+    }
 }

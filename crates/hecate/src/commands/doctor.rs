@@ -66,10 +66,10 @@ fn print(facts: &Facts) {
         ("memory", format!("{}, {} to be had", known(m.memory_bytes), known(m.available_bytes))),
     ];
     for (name, value) in rows {
-        println!("{name:<22}{value}");
+        outln!("{name:<22}{value}");
     }
     for check in &facts.checks {
-        println!("{:<22}{} ({})", check.name, if check.ok { "works" } else { "FAILED" }, check.detail);
+        outln!("{:<22}{} ({})", check.name, if check.ok { "works" } else { "FAILED" }, check.detail);
     }
 }
 

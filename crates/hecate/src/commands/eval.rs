@@ -6,22 +6,20 @@ use crate::cli::{AccessArg, Eval};
 use crate::table::Table;
 use hecate_core::ops::Cpu;
 use hecate_model::Access;
-use hecate_train::corpus::{Corpus, HELD_OUT};
+use hecate_train::corpus::Corpus;
 use hecate_train::eval::{Evaluation, evaluate};
 use hecate_train::loaded::Loaded;
 use hecate_train::stream::{Boundary, Stream};
 
 pub fn run(args: &Eval) -> Result<(), Failure> {
     let loaded = Loaded::open(&args.model)?;
-    let corpus = match &args.text {
-        Some(path) => Corpus::read(path)?,
-        None => Corpus::moby_dick(),
+    let stream = match &args.text {
+        Some(path) => {
+            let corpus = Corpus::read(path)?;
+            Stream::new(&corpus.origin, corpus.whole(), loaded.tokenizer, Boundary::Reset)
+        }
+        None => loaded.held_out()?,
     };
-    let part = match args.text {
-        Some(_) => corpus.whole(),
-        None => corpus.split(HELD_OUT)?.1,
-    };
-    let stream = Stream::new(&corpus.origin, part, loaded.tokenizer, Boundary::Reset);
     let mut state = match &args.state {
         Some(file) => loaded.state(file, args.access == AccessArg::Learn)?,
         None => loaded.model.new_state(),
@@ -41,11 +39,11 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
 
 /// The two protocols, one after the other.
 fn print(result: &Evaluation) {
-    println!("{:.4} bits per byte over {} bytes, state carried", result.bits_per_byte, result.bytes);
-    println!("\nby position, pieces of {} tokens from a new state:", result.piece_tokens);
+    outln!("{:.4} bits per byte over {} bytes, state carried", result.bits_per_byte, result.bytes);
+    outln!("\nby position, pieces of {} tokens from a new state:", result.piece_tokens);
     let mut table = Table::new(&[">tokens behind", ">bits per byte", ">tokens"]);
     for p in &result.by_position {
         table.row([format!("{}..{}", p.from, p.to), format!("{:.4}", p.bits_per_byte), p.tokens.to_string()]);
     }
-    print!("{}", table.plain());
+    out!("{}", table.plain());
 }

@@ -65,7 +65,7 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
         let (tokens_seen, state_sha256) = (state.position, state.hash());
         return print_json(&Output { text, tokens: out.tokens, tokens_seen, state_sha256 });
     }
-    println!("{}", printable(&out.stream.finish()));
+    outln!("{}", printable(&out.stream.finish()));
     Ok(())
 }
 
@@ -97,7 +97,7 @@ impl Sink<'_> {
             let new = self.text[start..].to_vec();
             self.show(&new)?;
         }
-        let done = |stop: &String| !stop.is_empty() && self.text.ends_with(stop.as_bytes());
+        let done = |stop: &String| self.text.ends_with(stop.as_bytes());
         Ok(if self.args.stop.iter().any(done) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 

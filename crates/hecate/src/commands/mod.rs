@@ -28,10 +28,15 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "hecate", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "hecate", &mut script);
+            out!("{}", String::from_utf8(script)?);
             Ok(())
         }
-        Command::Man => Ok(clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?),
+        Command::Man => {
+            out!("{}", manual()?);
+            Ok(())
+        }
     }
 }
 
@@ -45,9 +50,28 @@ impl From<AccessArg> for Access {
     }
 }
 
+/// The manual page: the command, then every subcommand with its options.
+fn manual() -> Result<String, Failure> {
+    let mut command = Cli::command();
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    let mut text = String::from_utf8(page)?;
+    for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
+        let mut part = Vec::new();
+        let man = clap_mangen::Man::new(sub.clone());
+        man.render_synopsis_section(&mut part)?;
+        man.render_description_section(&mut part)?;
+        man.render_options_section(&mut part)?;
+        text += &format!(".SH HECATE {}\n", sub.get_name().to_uppercase());
+        text += &String::from_utf8(part)?.replace(".SH ", ".SS ");
+    }
+    Ok(text)
+}
+
 /// Prints a value as indented JSON.
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    outln!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 

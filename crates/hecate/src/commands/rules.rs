@@ -55,8 +55,8 @@ pub fn run(args: &Rules) -> Result<(), Failure> {
         let rest = [r.chunk.to_string(), r.kernels.join(" ")];
         table.row(list.map(String::from).into_iter().chain(numbers).chain(rest));
     }
-    print!("{}", if args.markdown { table.markdown() } else { table.plain() });
-    println!("\nState in numbers and FLOPs are for one head with keys and values of width {}.", DIMS.dk);
+    out!("{}", if args.markdown { table.markdown() } else { table.plain() });
+    outln!("\nState in numbers and FLOPs are for one head with keys and values of width {}.", DIMS.dk);
     Ok(())
 }
 

@@ -4,12 +4,13 @@ use super::print_json;
 use crate::Failure;
 use crate::cli::Train;
 use crate::table::Table;
-use hecate_train::bench;
-use hecate_train::human;
+use hecate_model::Model;
 use hecate_train::interrupt::Interrupt;
-use hecate_train::run::{Options, Outcome, Run};
+use hecate_train::run::{Options, Outcome, Plan, Run};
 use hecate_train::run_config::{PRESETS, RunConfig};
-use hecate_train::{overrides, settings};
+use hecate_train::trainer::{Estimate, Trainer};
+use hecate_train::{bench, human, overrides, settings};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 pub fn run(args: &Train) -> Result<(), Failure> {
@@ -23,14 +24,18 @@ pub fn run(args: &Train) -> Result<(), Failure> {
         None => {
             let (name, config) = resolve(args)?;
             if args.dry_run {
-                print!("{}", toml_text(&config)?);
-                return Ok(());
+                return show_plan(&config, args.json);
             }
             Run::create(&config, &name, args.out.as_deref(), options)?
         }
     };
     if !args.json {
-        describe(&mut run)?;
+        eprintln!("{}", run.folder().display());
+        let estimate = run.estimate()?;
+        describe(run.trainer(), run.text(), &estimate);
+        if run.trainer().step_count() >= run.trainer().config().train.steps {
+            eprintln!("all steps are done; measuring once more");
+        }
     }
     let outcome = run.run(&Interrupt::install()?).map_err(|e| keep(&e, run.folder()))?;
     if args.json {
@@ -48,7 +53,7 @@ pub fn resolve(args: &Train) -> Result<(String, RunConfig), Failure> {
     };
     let (name, mut table) = open(first)?;
     overrides::apply_all(&mut table, changes)?;
-    let mut config: RunConfig = settings::into(table, &name)?;
+    let mut config = RunConfig::from_table(table, &name)?;
     if let Some(path) = &args.data {
         config.data.path = Some(path.clone());
     }
@@ -75,8 +80,63 @@ pub fn open(name: &str) -> Result<(String, toml::Table), Failure> {
     Ok((stem, settings::read_file(&path)?))
 }
 
-fn toml_text(config: &RunConfig) -> Result<String, Failure> {
-    Ok(toml::to_string(config)?)
+/// The config on standard output, so that it can be kept as a file; what it will take beside it.
+fn show_plan(config: &RunConfig, json: bool) -> Result<(), Failure> {
+    let plan = Plan::new(config)?;
+    if json {
+        let treatments = treatments(plan.trainer.model());
+        return print_json(&Shown { config, text: &plan.text, treatments, memory: plan.estimate });
+    }
+    out!("{}", toml::to_string(config)?);
+    describe(&plan.trainer, &plan.text, &plan.estimate);
+    Ok(())
+}
+
+/// What `--dry-run --json` prints.
+#[derive(Serialize)]
+struct Shown<'a> {
+    config: &'a RunConfig,
+    text: &'a str,
+    treatments: Vec<Treatment>,
+    memory: Estimate,
+}
+
+/// Parameters that the optimizer treats alike.
+#[derive(Serialize)]
+struct Treatment {
+    kind: String,
+    weight_decay: bool,
+    parameters: usize,
+    tensors: Vec<String>,
+}
+
+fn treatments(model: &Model) -> Vec<Treatment> {
+    let mut all: Vec<Treatment> = Vec::new();
+    for spec in &model.params().specs {
+        let kind = format!("{:?}", spec.kind).to_lowercase();
+        let at = all.iter().position(|t| t.kind == kind).unwrap_or_else(|| {
+            let (weight_decay, tensors) = (spec.kind.decays(), Vec::new());
+            all.push(Treatment { kind, weight_decay, parameters: 0, tensors });
+            all.len() - 1
+        });
+        all[at].parameters += spec.range.len();
+        all[at].tensors.push(spec.name.clone());
+    }
+    all
+}
+
+/// The names without the parts that many share: `blocks.0.mixer.memory.k.weight` is `memory.k`.
+fn short_names(tensors: &[String]) -> String {
+    let mut short: Vec<&str> = Vec::new();
+    for name in tensors {
+        let inner = name.strip_prefix("blocks.").and_then(|n| n.split_once('.')).map_or(name.as_str(), |n| n.1);
+        let inner = inner.strip_prefix("mixer.").unwrap_or(inner);
+        let inner = [".weight", ".scale"].iter().find_map(|end| inner.strip_suffix(end)).unwrap_or(inner);
+        if !short.contains(&inner) {
+            short.push(inner);
+        }
+    }
+    short.join(" ")
 }
 
 /// A run that broke off says where its last good moment is.
@@ -86,31 +146,24 @@ fn keep(error: &hecate_train::Error, folder: &Path) -> Failure {
 }
 
 /// What is about to be trained, and what it will take.
-fn describe(run: &mut Run) -> Result<(), Failure> {
-    let estimate = run.estimate()?;
-    let trainer = run.trainer();
+fn describe(trainer: &Trainer, text: &str, estimate: &Estimate) {
     let (model, config) = (trainer.model(), trainer.config());
-    let mut table = Table::new(&["treatment", ">tensors", ">parameters", "weight decay"]);
-    let mut kinds: Vec<(hecate_model::Kind, usize, usize)> = Vec::new();
-    for spec in &model.params().specs {
-        match kinds.iter_mut().find(|k| k.0 == spec.kind) {
-            Some(k) => (k.1, k.2) = (k.1 + 1, k.2 + spec.range.len()),
-            None => kinds.push((spec.kind, 1, spec.range.len())),
-        }
+    let mut table = Table::new(&["treatment", "weight decay", ">tensors", ">parameters", "which"]);
+    for t in treatments(model) {
+        let decay = if t.weight_decay { "yes" } else { "no" };
+        let numbers = [t.tensors.len(), t.parameters].map(|n| n.to_string());
+        table.row([t.kind, decay.into()].into_iter().chain(numbers).chain([short_names(&t.tensors)]));
     }
-    for (kind, tensors, parameters) in kinds {
-        let decay = if kind.decays() { "yes" } else { "no" };
-        table.row([format!("{kind:?}").to_lowercase(), tensors.to_string(), parameters.to_string(), decay.into()]);
-    }
-    eprintln!("{}", run.folder().display());
     eprint!("{}", table.plain());
+    eprintln!("text: {text}");
+    let threads = rayon::current_num_threads();
     eprintln!(
-        "{} parameters, {} lanes x {} tokens a step, {} steps, {} threads",
+        "{} parameters, {} lanes x {} tokens a step, {} steps, {threads} thread{}",
         human::count(model.params().count() as f64),
         config.train.lanes,
         config.model.context,
         config.train.steps,
-        rayon::current_num_threads(),
+        if threads == 1 { "" } else { "s" },
     );
     eprintln!(
         "memory: {} (program and text {}, parameters and optimizer {}, activations {}, states {}, evaluation {})",
@@ -121,29 +174,31 @@ fn describe(run: &mut Run) -> Result<(), Failure> {
         human::bytes(estimate.states),
         human::bytes(estimate.evaluation),
     );
-    Ok(())
 }
 
 fn summarize(outcome: &Outcome) {
     let folder = outcome.folder.display();
     if !outcome.finished {
-        println!("stopped after step {}; go on with: hecate train --resume {folder}", outcome.step);
+        outln!("stopped after step {}; go on with: hecate train --resume {folder}", outcome.step);
         return;
     }
     if let Some(sample) = &outcome.sample {
-        println!("{}\n", sample.trim());
+        outln!("{}\n", sample.trim());
     }
     if let Some(learn) = &outcome.learn {
-        println!("held-out bits per byte  {:.4}", learn.bits_per_byte);
+        outln!("held-out bits per byte  {:.4}", learn.bits_per_byte);
     }
     if let Some(frozen) = &outcome.frozen {
-        println!("  with memory frozen    {:.4}", frozen.bits_per_byte);
+        outln!("  with memory frozen    {:.4}", frozen.bits_per_byte);
     }
-    let share = outcome.share_of_peak.map_or(String::new(), |s| format!(", {:.0} % of this machine's peak", 100.0 * s));
-    println!("tokens per second       {}{share}", human::count(outcome.tokens_per_sec));
+    if let Some(speed) = outcome.tokens_per_sec {
+        let share = |s| format!(", {:.0} % of this machine's peak", 100.0 * s);
+        let share = outcome.share_of_peak.map_or(String::new(), share);
+        outln!("tokens per second       {}{share}", human::count(speed));
+    }
     if let Some(bytes) = outcome.peak_memory {
-        println!("peak memory             {}", human::bytes(bytes));
+        outln!("peak memory             {}", human::bytes(bytes));
     }
-    println!("run                     {folder} (look at {folder}/report.html)");
-    println!("try                     hecate generate {folder} --prompt \"Call me\"");
+    outln!("run                     {folder} (look at {folder}/report.html)");
+    outln!("try                     hecate generate {folder} --prompt \"Call me\"");
 }

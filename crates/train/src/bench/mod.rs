@@ -25,22 +25,26 @@ pub fn run(filter: Option<&str>, options: Options) -> Report {
 }
 
 impl Report {
-    /// Prints the table.
-    pub fn print(&self) {
+    /// The table for a terminal.
+    pub fn table(&self) -> String {
         let m = &self.machine;
-        println!(
-            "{}: f32 multiply-add peak {:.1} GFLOP/s on one thread, {:.1} on {}; copy {:.1} GB/s",
+        let mut out = format!(
+            "{}: f32 multiply-add peak {:.1} GFLOP/s on one thread, {:.1} on {}; copy {:.1} GB/s\n",
             m.isa, m.peak_one_gflops, m.peak_all_gflops, m.threads, m.copy_gbytes
         );
         let names = self.rows.iter().map(|row| &row.name).chain(self.wrong.iter().map(|(name, _)| name));
         let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
-        println!("{:<width$} {:>34} {:>34}", "", "one thread", "all threads");
+        out += &format!(
+            "{:<width$} {:>34} {:>34}\n",
+            "", "one thread: time, GFLOP/s, share", "all threads: time, GFLOP/s, share"
+        );
         for row in &self.rows {
-            println!("{:<width$} {} {}   {}", row.name, cells(&row.one), cells(&row.all), row.formula);
+            out += &format!("{:<width$} {} {}   {}\n", row.name, cells(&row.one), cells(&row.all), row.formula);
         }
         for (name, reason) in &self.wrong {
-            println!("{name:<width$} WRONG, not timed: {reason}");
+            out += &format!("{name:<width$} WRONG, not timed: {reason}\n");
         }
+        out
     }
 }
 
