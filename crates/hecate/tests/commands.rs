@@ -183,4 +183,9 @@ fn a_run_that_diverges_names_the_step_and_keeps_its_last_checkpoint() {
     assert!(!out.status.success() && text.contains("error: step ") && text.contains("non-finite"), "{text}");
     assert!(text.contains("--resume run"), "{text}");
     assert!(dir.path().join("run/checkpoints/step-0").exists());
+    // As it says: with a rate that a model bears, the same run goes on.
+    let config = String::from_utf8(bytes(dir.path(), "run/run.toml")).unwrap();
+    let peak = config.lines().find(|line| line.starts_with("peak = ")).unwrap();
+    std::fs::write(dir.path().join("run/run.toml"), config.replace(peak, "peak = 1e-3")).unwrap();
+    assert!(succeed(dir.path(), &["train", "--resume", "run"]).contains("held-out"));
 }

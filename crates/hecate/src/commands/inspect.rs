@@ -64,7 +64,7 @@ pub fn run(args: &Inspect) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The file itself, or all tensor files of a folder, the newest checkpoint's included for a run.
+/// The file itself, or all tensor files that lie in a folder.
 fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);

@@ -142,7 +142,16 @@ fn short_names(tensors: &[String]) -> String {
 /// A run that broke off says where its last good moment is.
 fn keep(error: &hecate_train::Error, folder: &Path) -> Failure {
     let folder = folder.display();
-    format!("{error}\nthe last good checkpoint is kept; `hecate train --resume {folder}` goes on from it").into()
+    let how = match error {
+        // The same steps would end in the same place.
+        hecate_train::Error::Step { .. } => {
+            format!(
+                "lower `peak` or `clip` in {folder}/run.toml, then `hecate train --resume {folder}` goes on from it"
+            )
+        }
+        _ => format!("`hecate train --resume {folder}` goes on from it"),
+    };
+    format!("{error}; the last good checkpoint is kept: {how}").into()
 }
 
 /// What is about to be trained, and what it will take.

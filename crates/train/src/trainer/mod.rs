@@ -188,7 +188,8 @@ impl Trainer {
     fn blame_gradient(&self) -> Error {
         let grads = &self.buffers[0];
         let is_bad = |r: std::ops::Range<usize>| !grads[r].iter().all(|g| g.is_finite());
-        let spec = self.model.params().specs.iter().find(|s| is_bad(s.range.clone()));
+        // What breaks in the backward pass breaks everything below it: the place nearest to the loss is where it began.
+        let spec = self.model.params().specs.iter().rfind(|s| is_bad(s.range.clone()));
         let place = spec.map_or("the global norm".to_string(), |s| format!("`{}`", s.name));
         let source = hecate_model::Error::NonFinite { what: "gradient".into(), place };
         Error::Step { step: self.step + 1, source }
