@@ -173,7 +173,7 @@ fn gaps(note: &mut Html, count: usize) {
 pub(super) fn position(facts: &Facts) -> Html {
     let mut html = Html::default();
     html.raw("<h2 id=\"position\">");
-    html.raw(if facts.has_memory() { "What the memory is worth" } else { "By position" }).raw("</h2>\n");
+    html.raw(if facts.has_memory() { "With the memory writing, and frozen" } else { "By position" }).raw("</h2>\n");
     let names = facts.eval_names();
     let last = |(i, name)| Some((i, facts.last_eval_by_position(name)?));
     let evals: Vec<(usize, &Eval)> = names.into_iter().enumerate().filter_map(last).collect();
@@ -230,6 +230,10 @@ fn position_note(facts: &Facts, evals: &[(usize, &Eval)]) -> Html {
                     "{:.3} bits per byte ({with:.3} against {without:.3} frozen). ",
                     (with - without).abs()
                 ));
+                note.text(
+                    "A model leans on the memory it was trained with: what a memory is worth shows only against a ",
+                );
+                note.text("model trained without one. ");
             }
             (Some(with), None) => {
                 note.text(&format!("Beyond the attention window of {window} the mean is {with:.3} bits per byte. "));
