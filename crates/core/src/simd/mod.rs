@@ -63,6 +63,12 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for writing `n` values.
     unsafe fn store_first(self, p: *mut f32, n: usize, v: Self::V);
+    /// Asks for the cache line around `p` to be brought near, for a read or write to come. Only a hint: `p` may point
+    /// anywhere, and versions without such an instruction do nothing.
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        let _ = p;
+    }
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.

@@ -158,6 +158,11 @@ unsafe impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch is a hint; it neither faults nor changes memory, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: see the impl.
         unsafe { _mm256_add_ps(a, b) }
@@ -352,6 +357,11 @@ unsafe impl Simd for Avx512 {
                 _mm512_shuffle_ps::<0xee>(hi, hi2),
             ]
         }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch is a hint; it neither faults nor changes memory, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

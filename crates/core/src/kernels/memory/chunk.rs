@@ -9,7 +9,7 @@
 //! ```
 //!
 //! is the rule itself, summed in another order: exact for every gate, 0 and 1 included. Matrices over tokens hold
-//! one token a row; states are transposed, `[dk, dv]`.
+//! one token a row; states are `[dv, dk]`, and lists that a state is multiplied with are turned, not the state.
 
 use super::coefficients::{Coefficients, Gates};
 use super::tile::{self, Extent, Into, Left, Part, Solve, Triangle};
@@ -17,15 +17,13 @@ use super::{Erase, Form, RankOne, Tokens, padded, row};
 use crate::kernel::{Scratch, Sequence};
 use crate::rule::Dims;
 use crate::simd::{Simd, Vectorized};
+use std::ops::Range;
 
-/// Tokens of a chunk: products of the tokens among themselves grow with it, updates of the state shrink.
-pub(super) const CHUNK: usize = 32;
-
-/// Values of a list with one entry before the first token and one behind each.
-pub(super) const SCALARS: usize = CHUNK + super::PAD;
+/// The most tokens of a chunk.
+pub(super) const MOST: usize = 32;
 
 /// Gates that a rule does not have.
-static ONES: [f32; CHUNK] = [1.0; CHUNK];
+static ONES: [f32; MOST] = [1.0; MOST];
 
 /// See [`crate::Kernel::forward`].
 pub(super) fn forward<R: RankOne>(
@@ -58,12 +56,16 @@ pub(super) fn forward<R: RankOne>(
 pub(super) struct Size {
     pub(super) dk: usize,
     pub(super) dv: usize,
+    /// Tokens of a chunk: products of the tokens among themselves grow with it, updates of the state shrink. Half as
+    /// many pay off where a product of tokens costs as much as one with the state.
+    pub(super) chunk: usize,
     pub(super) form: Form,
 }
 
 impl Size {
     pub(super) fn new(form: Form, d: Dims) -> Self {
-        Self { dk: padded(d.dk), dv: padded(d.dv), form }
+        let (dk, dv) = (padded(d.dk), padded(d.dv));
+        Self { dk, dv, chunk: if dk.max(dv) <= MOST { MOST / 2 } else { MOST }, form }
     }
     /// Whether nothing needs padding.
     pub(super) fn is_exact(self, d: Dims) -> bool {
@@ -86,7 +88,28 @@ impl Size {
     }
     /// Values of a list over a chunk: of keys, of values.
     pub(super) fn lists(self) -> (usize, usize) {
-        (CHUNK * self.dk, CHUNK * self.dv)
+        (self.chunk * self.dk, self.chunk * self.dv)
+    }
+    /// Values of a matrix with a row and a column per token.
+    pub(super) fn square(self) -> usize {
+        self.chunk * self.chunk
+    }
+    /// Values of a list with one entry before the first token and one behind each.
+    pub(super) fn scalars(self) -> usize {
+        self.chunk + super::PAD
+    }
+    /// The last row of a square for a chunk of `count` tokens.
+    pub(super) fn last(self, count: usize) -> Range<usize> {
+        (count - 1) * self.chunk..count * self.chunk
+    }
+
+    /// Pieces of a square that together cover these rows on and below the diagonal: rows as far as the block that holds
+    /// the diagonal reaches, or all in one where a chunk is a block.
+    pub(super) fn lower(self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let (chunk, end) = (self.chunk, rows.end);
+        let step = if chunk == super::PAD { rows.len().max(1) } else { 1 };
+        rows.step_by(step)
+            .map(move |t| if step == 1 { t * chunk..t * chunk + padded(t + 1) } else { t * chunk..end * chunk })
     }
 
     /// The inputs with padded rows.
@@ -119,6 +142,20 @@ pub(super) fn cut<const N: usize>(mut rest: &mut [f32], lens: [usize; N]) -> [&m
     })
 }
 
+/// A state: `W`, and `S` or nothing.
+#[derive(Clone, Copy)]
+pub(super) struct State<'a> {
+    pub(super) w: &'a [f32],
+    pub(super) s: &'a [f32],
+}
+
+impl<'a> State<'a> {
+    pub(super) fn new(z: Size, data: &'a [f32]) -> Self {
+        let (w, s) = data.split_at(z.state());
+        Self { w, s }
+    }
+}
+
 /// One chunk, with everything that its backward pass needs again.
 pub(super) struct Frame<'a> {
     pub(super) z: Size,
@@ -126,28 +163,27 @@ pub(super) struct Frame<'a> {
     pub(super) x: Tokens<'a>,
     pub(super) retain: &'a [f32],
     pub(super) momentum: &'a [f32],
+    /// State at the start.
+    pub(super) start: State<'a>,
     /// `rate` times what is erased.
     pub(super) erase: &'a mut [f32],
-    /// State at the start, transposed.
-    pub(super) w0: &'a mut [f32],
-    pub(super) s0: &'a mut [f32],
-    /// Keys, transposed: `[dk, CHUNK]`, zero behind the last token.
+    /// Keys, transposed: `[dk, chunk]`, zero behind the last token.
     pub(super) k_t: &'a mut [f32],
-    /// Predictions and writes, `[CHUNK, dv]`.
+    /// Predictions and writes, `[chunk, dv]`.
     pub(super) p: &'a mut [f32],
     pub(super) c: &'a mut [f32],
-    /// `k_t . k_j`, `[CHUNK, CHUNK]`, in the lower triangle.
+    /// `k_t . k_j`, `[chunk, chunk]`, in the lower triangle.
     pub(super) kk: &'a mut [f32],
-    /// `r[t-1, j] k_t . k_j`, `[CHUNK, CHUNK]`: what write `j` adds to prediction `t`.
+    /// `r[t-1, j] k_t . k_j`, `[chunk, chunk]`: what write `j` adds to prediction `t`.
     pub(super) mix: &'a mut [f32],
     pub(super) coefficients: Coefficients<'a>,
 }
 
 impl<'a> Frame<'a> {
-    fn lens(z: Size) -> [usize; 13] {
-        let (state, square, (keys, values)) = (z.state(), CHUNK * CHUNK, z.lists());
-        let (s0, s) = (z.if_momentum(state), z.if_momentum(square));
-        [CHUNK, state, s0, keys, values, values, square, square, square, s, SCALARS, SCALARS, SCALARS]
+    fn lens(z: Size) -> [usize; 11] {
+        let (square, (keys, values)) = (z.square(), z.lists());
+        let [a, m, n] = [z.scalars(); 3];
+        [padded(z.chunk), keys, values, values, square, square, square, z.if_momentum(square), a, m, n]
     }
 
     /// Values of its buffer.
@@ -155,17 +191,18 @@ impl<'a> Frame<'a> {
         Self::lens(z).iter().sum()
     }
 
-    /// A frame in `buffer` for a chunk with the inputs `x`; what the buffer holds is kept.
-    pub(super) fn new(z: Size, x: Tokens<'a>, buffer: &'a mut [f32]) -> Self {
-        let [erase, w0, s0, k_t, p, c, kk, mix, r, s, a, m, n] = cut(buffer, Self::lens(z));
+    /// A frame in `buffer` for a chunk with the inputs `x` that begins with the state `start`; what the buffer holds
+    /// is kept.
+    pub(super) fn new(z: Size, x: Tokens<'a>, start: State<'a>, buffer: &'a mut [f32]) -> Self {
+        let [erase, k_t, p, c, kk, mix, r, s, a, m, n] = cut(buffer, Self::lens(z));
         let gate = |gate: &'a [f32]| if gate.is_empty() { &ONES[..x.count] } else { gate };
         let (retain, momentum) = (gate(x.retain), gate(x.momentum));
         let coefficients = Coefficients { r, s, a, m, n };
-        Self { z, x, retain, momentum, erase, w0, s0, k_t, p, c, kk, mix, coefficients }
+        Self { z, x, retain, momentum, start, erase, k_t, p, c, kk, mix, coefficients }
     }
 
     pub(super) fn gates(&self) -> Gates<'a> {
-        Gates { retain: self.retain, momentum: self.momentum, count: self.x.count }
+        Gates { retain: self.retain, momentum: self.momentum, count: self.x.count, chunk: self.z.chunk }
     }
 
     /// A product with a row per token.
@@ -173,18 +210,18 @@ impl<'a> Frame<'a> {
         Extent { rows: self.x.count, inner, columns, part }
     }
 
-    /// Row `t` of a square, as far as the tile that holds the diagonal reaches.
-    pub(super) fn lower(t: usize) -> std::ops::Range<usize> {
-        t * CHUNK..t * CHUNK + padded(t + 1)
+    /// A product of a matrix of the state with turned keys or queries: a column per token.
+    pub(super) fn turned(&self) -> Extent {
+        Extent { rows: self.z.dv, inner: self.z.dk, columns: self.z.chunk, part: Part::Full }
     }
 
-    /// Finds coefficients, predictions and writes.
+    /// Finds coefficients, predictions and writes; `turned` is space for a list of values.
     #[inline(always)]
-    pub(super) fn solve<S: Simd>(&mut self, s: S) {
+    pub(super) fn solve<S: Simd>(&mut self, s: S, turned: &mut [f32]) {
         let (z, x, n) = (self.z, self.x, self.x.count);
         let gates = self.gates();
         self.coefficients.fill(s, z.form, gates);
-        transpose_list(s, x.k, z.dk, self.k_t);
+        turn(s, x.k, z.dk, self.k_t, z.chunk);
         if z.form.erase == Erase::Nothing {
             for ((c, v), &rate) in self.c.chunks_exact_mut(z.dv).zip(x.v.chunks_exact(z.dv)).zip(x.rate) {
                 row::scaled(s, rate, v, c);
@@ -195,60 +232,62 @@ impl<'a> Frame<'a> {
         if z.form.erase == Erase::Decayed {
             self.erase.iter_mut().zip(x.retain).for_each(|(erase, retain)| *erase *= retain);
         }
-        let e = self.extent(z.dk, CHUNK, Part::LowerResult);
+        let e = self.extent(z.dk, z.chunk, Part::LowerResult);
         tile::product(s, e, Left::plain(x.k, z.dk), self.k_t, self.kk, Into::Set);
-        self.mix[..CHUNK].fill(0.0);
-        for t in 1..n {
-            let (at, before) = (Self::lower(t), (t - 1) * CHUNK);
-            let r = &self.coefficients.r[before..before + at.len()];
+        self.mix[..z.chunk].fill(0.0);
+        for at in z.lower(1..n) {
+            let r = &self.coefficients.r[at.start - z.chunk..at.end - z.chunk];
             row::times(s, r, &self.kk[at.clone()], &mut self.mix[at]);
         }
-        let p = std::mem::take(&mut self.p);
-        self.read_start(s, 0, x.k, p);
-        let m = Triangle { data: self.mix, stride: CHUNK, rows: n, width: z.dv };
-        Solve { m, rate: x.rate, erase: self.erase, v: x.v, p, c: self.c }.run(s);
-        self.p = p;
+        self.read_start(s, 0, self.k_t, turned);
+        tile::transpose(s, (z.dv, z.chunk), turned, z.chunk, self.p, z.dv);
+        let m = Triangle { data: self.mix, stride: z.chunk, rows: n, width: z.dv };
+        Solve { m, rate: x.rate, erase: self.erase, v: x.v, p: self.p, c: self.c }.run(s);
     }
 
-    /// `out_t = a W_0 x_t + m S_0 x_t` with the coefficients after token `t - 1 + shift`.
+    /// `out_t = a W_0 x_t + m S_0 x_t` with the coefficients after token `t - 1 + shift`, for the list `x [dk, chunk]`
+    /// into `out [dv, chunk]`.
     #[inline(always)]
     fn read_start<S: Simd>(&self, s: S, shift: usize, x: &[f32], out: &mut [f32]) {
         let (z, f) = (self.z, &self.coefficients);
-        let e = self.extent(z.dk, z.dv, Part::Full);
-        tile::product(s, e, Left::plain(x, z.dk), self.w0, out, Into::SetWeighted(&f.a[shift..]));
-        if z.form.momentum {
-            tile::product(s, e, Left::plain(x, z.dk), self.s0, out, Into::AddWeighted(&f.m[shift..]));
+        out.fill(0.0);
+        for (matrix, by) in [(self.start.w, &f.a), (self.start.s, &f.m)].into_iter().take(z.matrices()) {
+            let into = Into::AddByColumn(&by[shift..]);
+            tile::product(s, self.turned(), Left::plain(matrix, z.dk), x, out, into);
         }
     }
 
-    /// The reads: `y [count, dv]`; `qk` is a square.
+    /// The reads: `y [count, dv]`.
     #[inline(always)]
-    fn read<S: Simd>(&self, s: S, y: &mut [f32], qk: &mut [f32]) {
+    fn read<S: Simd>(&self, s: S, y: &mut [f32], w: &mut Reading<'_>) {
         let (z, x, n) = (self.z, self.x, self.x.count);
-        self.read_start(s, 1, x.q, y);
-        let e = self.extent(z.dk, CHUNK, Part::LowerResult);
-        tile::product(s, e, Left::plain(x.q, z.dk), self.k_t, qk, Into::Set);
-        for at in (0..n).map(Self::lower) {
-            row::scale_each(s, &self.coefficients.r[at.clone()], &mut qk[at]);
+        turn(s, x.q, z.dk, w.q_t, z.chunk);
+        self.read_start(s, 1, w.q_t, w.turned);
+        tile::transpose(s, (z.dv, n), w.turned, z.chunk, y, z.dv);
+        let e = self.extent(z.dk, z.chunk, Part::LowerResult);
+        tile::product(s, e, Left::plain(x.q, z.dk), self.k_t, w.qk, Into::Set);
+        for at in z.lower(0..n) {
+            row::scale_each(s, &self.coefficients.r[at.clone()], &mut w.qk[at]);
         }
         let e = self.extent(n, z.dv, Part::LowerLeft);
-        tile::product(s, e, Left::plain(qk, CHUNK), self.c, y, Into::Add);
+        tile::product(s, e, Left::plain(w.qk, z.chunk), self.c, y, Into::Add);
     }
 
-    /// Carries a state from the start of the chunk to its end; `weighted` is space for a list of values.
+    /// The state at the end of the chunk; `weighted` is space for a list of values.
     #[inline(always)]
-    pub(super) fn advance<S: Simd>(&self, s: S, w: &mut [f32], m: &mut [f32], weighted: &mut [f32]) {
+    pub(super) fn end<S: Simd>(&self, s: S, w: &mut [f32], m: &mut [f32], weighted: &mut [f32]) {
         let (z, f, n) = (self.z, &self.coefficients, self.x.count);
-        let e = Extent { rows: z.dk, inner: n, columns: z.dv, part: Part::Full };
-        row::scale(s, f.a[n], w);
+        let e = Extent { rows: z.dv, inner: n, columns: z.dk, part: Part::Full };
         if z.form.momentum {
-            row::add_scaled(s, f.m[n], m, w);
-            row::scale(s, f.n[n], m);
-            scale_rows(s, &f.s[(n - 1) * CHUNK..n * CHUNK], self.c, weighted, z.dv);
-            tile::product(s, e, Left::transposed(self.x.k, z.dk), weighted, m, Into::Add);
+            row::combine(s, f.a[n], self.start.w, f.m[n], self.start.s, w);
+            row::scaled(s, f.n[n], self.start.s, m);
+            scale_rows(s, &f.s[z.last(n)], self.c, weighted, z.dv);
+            tile::product(s, e, Left::transposed(weighted, z.dv), self.x.k, m, Into::Add);
+        } else {
+            row::scaled(s, f.a[n], self.start.w, w);
         }
-        scale_rows(s, &f.r[(n - 1) * CHUNK..n * CHUNK], self.c, weighted, z.dv);
-        tile::product(s, e, Left::transposed(self.x.k, z.dk), weighted, w, Into::Add);
+        scale_rows(s, &f.r[z.last(n)], self.c, weighted, z.dv);
+        tile::product(s, e, Left::transposed(weighted, z.dv), self.x.k, w, Into::Add);
     }
 }
 
@@ -260,14 +299,14 @@ pub(super) fn scale_rows<S: Simd>(s: S, weights: &[f32], from: &[f32], to: &mut 
     }
 }
 
-/// `to [width, CHUNK]` is the transpose of the list `from [count, width]`, zero behind the last token.
+/// `to [width, chunk]` is the transpose of the list `from [count, width]`, zero behind the last token.
 #[inline(always)]
-pub(super) fn transpose_list<S: Simd>(s: S, from: &[f32], width: usize, to: &mut [f32]) {
+pub(super) fn turn<S: Simd>(s: S, from: &[f32], width: usize, to: &mut [f32], chunk: usize) {
     let count = from.len() / width;
-    if count < CHUNK {
+    if count < chunk {
         to.fill(0.0);
     }
-    tile::transpose(s, (count, width), from, width, to, CHUNK);
+    tile::transpose(s, (count, width), from, width, to, chunk);
 }
 
 /// A forward pass with padded rows.
@@ -279,9 +318,20 @@ struct Forward<'a> {
     work: &'a mut [f32],
 }
 
+/// Space for reads.
+struct Reading<'a> {
+    /// Queries, transposed: `[dk, chunk]`.
+    q_t: &'a mut [f32],
+    /// A list of values, or its transpose.
+    turned: &'a mut [f32],
+    /// `r[t, j] k_j . q_t`, `[chunk, chunk]`.
+    qk: &'a mut [f32],
+}
+
 impl Forward<'_> {
-    fn lens(z: Size) -> [usize; 3] {
-        [Frame::len(z), CHUNK * CHUNK, z.lists().1]
+    fn lens(z: Size) -> [usize; 5] {
+        let (keys, values) = z.lists();
+        [Frame::len(z), z.matrices() * z.state(), keys, values, z.square()]
     }
     fn len(z: Size) -> usize {
         Self::lens(z).iter().sum()
@@ -294,25 +344,16 @@ impl Vectorized for Forward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { z, x, state, y, work } = self;
-        let (w, m) = state.split_at_mut(z.state());
-        let [buffer, qk, weighted] = cut(work, Self::lens(z));
-        let frame = Frame::new(z, x.part(z.dims(), 0, 0), buffer);
-        tile::transpose(s, (z.dv, z.dk), w, z.dk, frame.w0, z.dv);
-        if z.form.momentum {
-            tile::transpose(s, (z.dv, z.dk), m, z.dk, frame.s0, z.dv);
-        }
-        for first in (0..x.count).step_by(CHUNK) {
-            let count = CHUNK.min(x.count - first);
-            let mut frame = Frame::new(z, x.part(z.dims(), first, count), buffer);
-            frame.solve(s);
-            frame.read(s, &mut y[first * z.dv..(first + count) * z.dv], qk);
-            let (w0, s0) = (std::mem::take(&mut frame.w0), std::mem::take(&mut frame.s0));
-            frame.advance(s, w0, s0, weighted);
-        }
-        let frame = Frame::new(z, x.part(z.dims(), 0, 0), buffer);
-        tile::transpose(s, (z.dk, z.dv), frame.w0, z.dv, w, z.dk);
-        if z.form.momentum {
-            tile::transpose(s, (z.dk, z.dv), frame.s0, z.dv, m, z.dk);
+        let [buffer, start, q_t, turned, qk] = cut(work, Self::lens(z));
+        let mut reading = Reading { q_t, turned, qk };
+        for first in (0..x.count).step_by(z.chunk) {
+            let count = z.chunk.min(x.count - first);
+            start.copy_from_slice(state);
+            let mut frame = Frame::new(z, x.part(z.dims(), first, count), State::new(z, start), buffer);
+            frame.solve(s, reading.turned);
+            frame.read(s, &mut y[first * z.dv..(first + count) * z.dv], &mut reading);
+            let (w, m) = state.split_at_mut(z.state());
+            frame.end(s, w, m, reading.turned);
         }
     }
 }

@@ -15,12 +15,14 @@
 //! The gradient of each coefficient is what stands beside it, and the gates get theirs through
 //! [`super::coefficients::backward`].
 
-use super::chunk::{CHUNK, Frame, SCALARS, Size, cut, scale_rows, transpose_list};
-use super::coefficients::{self, Coefficients};
+use super::ahead::Ahead;
+use super::chunk::{Frame, Size, State, cut, scale_rows, turn};
+use super::coefficients;
 use super::tile::{self, Extent, Into, Left, Part, SolveTransposed, Triangle};
 use super::{Erase, RankOne, Tokens, gate_places, row};
 use crate::kernel::{Cotangents, Scratch, Sequence};
 use crate::rule::Dims;
+use crate::scan::CHECKPOINT_TOKENS;
 use crate::simd::{Simd, Vectorized};
 
 /// See [`crate::Kernel::backward`].
@@ -40,7 +42,7 @@ pub(super) fn backward<R: RankOne>(
     if z.is_exact(d) {
         let [work] = scratch.take([Backward::len(z, x.count)]);
         let d = Gradients { k: dk, v: dv, q: dq, gates, state: dstate };
-        isa.run(Backward { z, x, start, dy, d, work });
+        isa.run(Backward { z, x, start, dy, d, work, has_earlier: seq.pos > 0 });
         return;
     }
     let (keys, values, states) = (x.count * z.dk, x.count * z.dv, z.matrices() * z.state());
@@ -52,7 +54,7 @@ pub(super) fn backward<R: RankOne>(
     z.widen_state(d, dstate, wide_dstate);
     [&mut *wide_dk, wide_dv, wide_dq].into_iter().for_each(|d| d.fill(0.0));
     let wide = Gradients { k: wide_dk, v: wide_dv, q: wide_dq, gates, state: wide_dstate };
-    isa.run(Backward { z, x, start: wide_start, dy: wide_dy, d: wide, work });
+    isa.run(Backward { z, x, start: wide_start, dy: wide_dy, d: wide, work, has_earlier: false });
     z.narrow_state(d, wide_dstate, dstate);
     row::unpad_add(wide_dk, z.dk, dk, d.dk);
     row::unpad_add(wide_dv, z.dv, dv, d.dv);
@@ -76,11 +78,19 @@ struct Backward<'a, 'g> {
     dy: &'a [f32],
     d: Gradients<'a, 'g>,
     work: &'a mut [f32],
+    /// Whether there were tokens before these. If so a scan comes to them next, and what they need lies right before
+    /// what these need.
+    has_earlier: bool,
 }
 
 impl Backward<'_, '_> {
+    /// Frames, the states between them, and work.
+    fn lens(z: Size, tokens: usize) -> [usize; 3] {
+        let chunks = tokens.div_ceil(z.chunk);
+        [chunks * Frame::len(z), chunks.saturating_sub(1) * z.matrices() * z.state(), Work::lens(z).iter().sum()]
+    }
     fn len(z: Size, tokens: usize) -> usize {
-        tokens.div_ceil(CHUNK) * Frame::len(z) + Work::lens(z).iter().sum::<usize>()
+        Self::lens(z, tokens).iter().sum()
     }
 }
 
@@ -89,27 +99,29 @@ impl Vectorized for Backward<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { z, x, start, dy, d, work } = self;
-        let (frames, work) = work.split_at_mut(x.count.div_ceil(CHUNK) * Frame::len(z));
+        let Self { z, x, start, dy, d, work, has_earlier } = self;
+        let [frames, states, work] = cut(work, Self::lens(z, x.count));
         let mut work = Work::new(z, work);
-        recompute(s, z, x, start, frames, work.values);
+        recompute(s, z, x, start, frames, states, work.turned);
         let (g, h) = d.state.split_at_mut(z.state());
         for (i, buffer) in frames.chunks_exact_mut(Frame::len(z)).enumerate().rev() {
-            let (first, count) = (i * CHUNK, CHUNK.min(x.count - i * CHUNK));
-            let frame = Frame::new(z, x.part(z.dims(), first, count), buffer);
+            let (first, count) = (i * z.chunk, z.chunk.min(x.count - i * z.chunk));
+            let state = if i == 0 { start } else { &states[(i - 1) * start.len()..i * start.len()] };
+            let frame = Frame::new(z, x.part(z.dims(), first, count), State::new(z, state), buffer);
             let (keys, values) = (first * z.dk..(first + count) * z.dk, first * z.dv..(first + count) * z.dv);
-            let mut pass = Pass {
-                f: &frame,
-                w: &mut work,
-                dy: &dy[values.clone()],
-                dk: &mut d.k[keys.clone()],
-                dv: &mut d.v[values],
-                dq: &mut d.q[keys],
-                g,
-                h,
-                start: (i == 0).then_some(start),
+            let (dy, dk, dv, dq) = (&dy[values.clone()], &mut d.k[keys.clone()], &mut d.v[values], &mut d.q[keys]);
+            let share = start.len() / x.count.div_ceil(z.chunk);
+            let ahead = if has_earlier {
+                let (of_keys, of_values) = (CHECKPOINT_TOKENS * z.dk, CHECKPOINT_TOKENS * z.dv);
+                let keys = [frame.x.k, frame.x.q, dk, dq].map(|list| (list, of_keys));
+                let values = [frame.x.v, dy, dv].map(|list| (list, of_values));
+                let state = (&start[i * share..(i + 1) * share], start.len());
+                let ([k, q, dk, dq], [v, dy, dv]) = (keys, values);
+                Ahead::before([q, dy, k, dv, v, dk, dq, state], PARTS)
+            } else {
+                Ahead::nothing()
             };
-            pass.run(s);
+            Pass { f: &frame, w: &mut work, dy, dk, dv, dq, g, h, ahead }.run(s);
             let gates = [&*work.dretain, &*work.drate, &*work.dmomentum];
             for (place, gradient) in gate_places(z.form).into_iter().zip(gates) {
                 if let Some(place) = place {
@@ -120,46 +132,48 @@ impl Vectorized for Backward<'_, '_> {
     }
 }
 
-/// Fills a frame per chunk, from the state at the start of the first; `weighted` is space for a list of values.
+/// Fills a frame per chunk, and the states between them, from the state at the start of the first; `values` is space
+/// for a list of values.
 #[inline(always)]
-fn recompute<S: Simd>(s: S, z: Size, x: Tokens<'_>, start: &[f32], frames: &mut [f32], weighted: &mut [f32]) {
-    let mut first = 0;
-    let part = |first: usize| x.part(z.dims(), first, CHUNK.min(x.count - first));
-    let mut frames = frames.chunks_exact_mut(Frame::len(z));
-    let Some(buffer) = frames.next() else { return };
-    let mut frame = Frame::new(z, part(0), buffer);
-    tile::transpose(s, (z.dv, z.dk), start, z.dk, frame.w0, z.dv);
-    if z.form.momentum {
-        tile::transpose(s, (z.dv, z.dk), &start[z.state()..], z.dk, frame.s0, z.dv);
-    }
-    loop {
-        frame.solve(s);
-        first += CHUNK;
-        let Some(buffer) = frames.next() else { return };
-        let next = Frame::new(z, part(first), buffer);
-        next.w0.copy_from_slice(frame.w0);
-        next.s0.copy_from_slice(frame.s0);
-        frame.advance(s, next.w0, next.s0, weighted);
-        frame = next;
+fn recompute<'a, S: Simd>(
+    s: S,
+    z: Size,
+    x: Tokens<'_>,
+    start: &'a [f32],
+    frames: &mut [f32],
+    states: &'a mut [f32],
+    values: &mut [f32],
+) {
+    let (mut state, mut states) = (start, states);
+    for (i, buffer) in frames.chunks_exact_mut(Frame::len(z)).enumerate() {
+        let first = i * z.chunk;
+        let x = x.part(z.dims(), first, z.chunk.min(x.count - first));
+        let mut frame = Frame::new(z, x, State::new(z, state), buffer);
+        frame.solve(s, values);
+        if states.is_empty() {
+            return;
+        }
+        let (next, behind) = std::mem::take(&mut states).split_at_mut(start.len());
+        let (w, m) = next.split_at_mut(z.state());
+        frame.end(s, w, m, values);
+        (state, states) = (next, behind);
     }
 }
 
 /// Space that one chunk after the other uses.
 struct Work<'a> {
-    /// A matrix of the state or its gradient, transposed.
-    turned: &'a mut [f32],
-    /// Gradients of writes and predictions, `[CHUNK, dv]`, and a list of their kind.
+    /// Gradients of writes and predictions, `[chunk, dv]`, and a list of their kind or its transpose.
     dc: &'a mut [f32],
     dp: &'a mut [f32],
-    values: &'a mut [f32],
-    /// Writes, transposed: `[dv, CHUNK]`.
+    turned: &'a mut [f32],
+    /// Writes, transposed: `[dv, chunk]`, zero behind the last token.
     c_t: &'a mut [f32],
-    /// `k_j . q_t`, `r[t, j] k_j . q_t`, and gradients of weights, `[CHUNK, CHUNK]`.
+    /// `k_j . q_t`, `r[t, j] k_j . q_t`, and gradients of weights, `[chunk, chunk]`.
     qk: &'a mut [f32],
     weights: &'a mut [f32],
     dweights: &'a mut [f32],
     /// Gradients of the coefficients and of the gates.
-    d: Coefficients<'a>,
+    d: coefficients::Gradients<'a>,
     dretain: &'a mut [f32],
     drate: &'a mut [f32],
     dmomentum: &'a mut [f32],
@@ -167,17 +181,16 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     fn lens(z: Size) -> [usize; 16] {
-        let (x, (_, v)) = (CHUNK * CHUNK, z.lists());
-        let [a, m, n] = [SCALARS; 3];
-        let [retain, rate, momentum] = [CHUNK; 3];
-        [z.state(), v, v, v, v, x, x, x, x, z.if_momentum(x), a, m, n, retain, rate, momentum]
+        let (x, (_, v)) = (z.square(), z.lists());
+        let [r, s, a, m, n, retain, rate, momentum] = [z.scalars(); 8];
+        [v, v, v, v, x, x, x, x, r, s, a, m, n, retain, rate, momentum]
     }
 
     fn new(z: Size, buffer: &'a mut [f32]) -> Self {
-        let [turned, dc, dp, values, c_t, qk, weights, dweights, r, s, a, m, n, dretain, drate, dmomentum] =
+        let [dc, dp, turned, c_t, qk, weights, dweights, r, end_r, end_s, a, m, n, dretain, drate, dmomentum] =
             cut(buffer, Self::lens(z));
-        let d = Coefficients { r, s, a, m, n };
-        Self { turned, dc, dp, values, c_t, qk, weights, dweights, d, dretain, drate, dmomentum }
+        let d = coefficients::Gradients { r, end_r, end_s, a, m, n };
+        Self { dc, dp, turned, c_t, qk, weights, dweights, d, dretain, drate, dmomentum }
     }
 }
 
@@ -193,9 +206,12 @@ struct Pass<'a, 'f, 'w> {
     /// Gradients of `W` and `S`, `[dv, dk]`: in at the end of the chunk, out at its start.
     g: &'a mut [f32],
     h: &'a mut [f32],
-    /// The state at the start of the chunk, `[dv, dk]`, where it is at hand.
-    start: Option<&'a [f32]>,
+    /// What the call for the tokens before these will need.
+    ahead: Ahead<8>,
 }
+
+/// Steps of a pass behind which [`Pass::ahead`] is asked for a part.
+const PARTS: usize = 10;
 
 impl Pass<'_, '_, '_> {
     #[inline(always)]
@@ -203,23 +219,27 @@ impl Pass<'_, '_, '_> {
         let (f, w) = (self.f, &mut *self.w);
         let (z, n) = (f.z, f.x.count);
         let d = &mut w.d;
-        for sums in [&mut d.r[..n * CHUNK], &mut d.s[..z.if_momentum(n * CHUNK)], d.a, d.m, d.n, w.dretain, w.dmomentum]
-        {
+        for sums in [&mut *d.end_r, d.end_s, d.a, d.m, d.n, w.dretain, w.dmomentum] {
             sums.fill(0.0);
         }
+        turn(s, &f.c[..n * z.dv], z.dv, self.w.c_t, z.chunk);
         self.end_to_writes(s);
+        self.ahead.ask(s);
         self.reads_to_writes(s);
+        self.ahead.ask(s);
         if z.form.erase != Erase::Nothing {
-            let m = Triangle { data: f.mix, stride: CHUNK, rows: n, width: z.dv };
+            let m = Triangle { data: f.mix, stride: z.chunk, rows: n, width: z.dv };
             SolveTransposed { m, erase: f.erase, dc: self.w.dc, dp: self.w.dp }.run(s);
         }
         self.writes_to_inputs(s);
-        transpose_list(s, &f.c[..n * z.dv], z.dv, self.w.c_t);
+        self.ahead.ask(s);
         self.reads_to_keys(s);
+        self.ahead.ask(s);
         if z.form.erase != Erase::Nothing {
             self.predictions_to_keys(s);
         }
         self.end_to_keys(s);
+        self.ahead.ask(s);
         self.start(s);
         let w = &mut *self.w;
         coefficients::backward(s, z.form, f.gates(), &f.coefficients, &mut w.d, (w.dretain, w.dmomentum));
@@ -230,16 +250,14 @@ impl Pass<'_, '_, '_> {
     fn end_to_writes<S: Simd>(&mut self, s: S) {
         let (f, w) = (self.f, &mut *self.w);
         let (z, n) = (f.z, f.x.count);
-        let last = (n - 1) * CHUNK..n * CHUNK;
-        w.dc.fill(0.0);
-        let of_w = (&f.coefficients.r, &*self.g, &mut w.d.r);
-        let of_s = (&f.coefficients.s, &*self.h, &mut w.d.s);
-        for (of, g, d) in [of_w, of_s].into_iter().take(z.matrices()) {
-            tile::transpose(s, (z.dv, z.dk), g, z.dk, w.turned, z.dv);
-            let (weights, gradient) = (&of[last.clone()], &mut d[last.clone()]);
-            let into = Into::AddWeightedAndGradient { weights, with: f.c, gradient };
-            tile::product(s, f.extent(z.dk, z.dv, Part::Full), Left::plain(f.x.k, z.dk), w.turned, w.dc, into);
+        w.turned.fill(0.0);
+        let of_w = (&f.coefficients.r, &*self.g, &mut *w.d.end_r);
+        let of_s = (&f.coefficients.s, &*self.h, &mut *w.d.end_s);
+        for (of, g, gradient) in [of_w, of_s].into_iter().take(z.matrices()) {
+            let into = Into::AddByColumnAndGradient { weights: &of[z.last(n)], with: w.c_t, gradient };
+            tile::product(s, f.turned(), Left::plain(g, z.dk), f.k_t, w.turned, into);
         }
+        tile::transpose(s, (z.dv, z.chunk), w.turned, z.chunk, w.dc, z.dv);
     }
 
     /// What the reads ask of each write: `dc_j += sum_{t>=j} r[t,j] (k_j . q_t) dy_t`.
@@ -247,13 +265,13 @@ impl Pass<'_, '_, '_> {
     fn reads_to_writes<S: Simd>(&mut self, s: S) {
         let (f, w) = (self.f, &mut *self.w);
         let (z, n) = (f.z, f.x.count);
-        let e = f.extent(z.dk, CHUNK, Part::LowerResult);
+        let e = f.extent(z.dk, z.chunk, Part::LowerResult);
         tile::product(s, e, Left::plain(f.x.q, z.dk), f.k_t, w.qk, Into::Set);
-        for at in (0..n).map(Frame::lower) {
+        for at in z.lower(0..n) {
             row::times(s, &f.coefficients.r[at.clone()], &w.qk[at.clone()], &mut w.weights[at]);
         }
         let e = f.extent(n, z.dv, Part::UpperLeft);
-        tile::product(s, e, Left::transposed(w.weights, CHUNK), self.dy, w.dc, Into::Add);
+        tile::product(s, e, Left::transposed(w.weights, z.chunk), self.dy, w.dc, Into::Add);
     }
 
     /// `c = rate (v - erase p)`.
@@ -282,16 +300,16 @@ impl Pass<'_, '_, '_> {
     fn reads_to_keys<S: Simd>(&mut self, s: S) {
         let (f, w) = (self.f, &mut *self.w);
         let (z, n) = (f.z, f.x.count);
-        let e = f.extent(z.dv, CHUNK, Part::LowerResult);
+        let e = f.extent(z.dv, z.chunk, Part::LowerResult);
         tile::product(s, e, Left::plain(self.dy, z.dv), w.c_t, w.dweights, Into::Set);
-        for at in (0..n).map(Frame::lower) {
-            row::add_times(s, &w.dweights[at.clone()], &w.qk[at.clone()], &mut w.d.r[at.clone()]);
-            row::scale_each(s, &f.coefficients.r[at.clone()], &mut w.dweights[at]);
+        for at in z.lower(0..n) {
+            let (r, qk, dr) = (&f.coefficients.r[at.clone()], &w.qk[at.clone()], &mut w.d.r[at.clone()]);
+            row::times_backward(s, r, qk, false, dr, &mut w.dweights[at]);
         }
         let e = f.extent(n, z.dk, Part::LowerLeft);
-        tile::product(s, e, Left::plain(w.dweights, CHUNK), f.x.k, self.dq, Into::Add);
+        tile::product(s, e, Left::plain(w.dweights, z.chunk), f.x.k, self.dq, Into::Add);
         let e = Extent { part: Part::UpperLeft, ..e };
-        tile::product(s, e, Left::transposed(w.dweights, CHUNK), f.x.q, self.dk, Into::Add);
+        tile::product(s, e, Left::transposed(w.dweights, z.chunk), f.x.q, self.dk, Into::Add);
     }
 
     /// The predictions among the tokens of the chunk: `dk`, and the coefficients.
@@ -299,19 +317,18 @@ impl Pass<'_, '_, '_> {
     fn predictions_to_keys<S: Simd>(&mut self, s: S) {
         let (f, w) = (self.f, &mut *self.w);
         let (z, n) = (f.z, f.x.count);
-        let e = f.extent(z.dv, CHUNK, Part::LowerResult);
+        let e = f.extent(z.dv, z.chunk, Part::LowerResult);
         tile::product(s, e, Left::plain(w.dp, z.dv), w.c_t, w.dweights, Into::Set);
-        w.dweights[..CHUNK].fill(0.0);
-        for t in 1..n {
-            let at = Frame::lower(t);
-            let before = (t - 1) * CHUNK..(t - 1) * CHUNK + at.len();
-            row::add_times(s, &w.dweights[at.clone()], &f.kk[at.clone()], &mut w.d.r[before.clone()]);
-            row::scale_each(s, &f.coefficients.r[before], &mut w.dweights[at]);
+        w.dweights[..z.chunk].fill(0.0);
+        for at in z.lower(1..n) {
+            let before = at.start - z.chunk..at.end - z.chunk;
+            let (r, kk, dr) = (&f.coefficients.r[before.clone()], &f.kk[at.clone()], &mut w.d.r[before]);
+            row::times_backward(s, r, kk, true, dr, &mut w.dweights[at]);
         }
         let e = f.extent(n, z.dk, Part::LowerLeft);
-        tile::product(s, e, Left::plain(w.dweights, CHUNK), f.x.k, self.dk, Into::Add);
+        tile::product(s, e, Left::plain(w.dweights, z.chunk), f.x.k, self.dk, Into::Add);
         let e = Extent { part: Part::UpperLeft, ..e };
-        tile::product(s, e, Left::transposed(w.dweights, CHUNK), f.x.k, self.dk, Into::Add);
+        tile::product(s, e, Left::transposed(w.dweights, z.chunk), f.x.k, self.dk, Into::Add);
     }
 
     /// What the end of the chunk asks of each key: `dk_j += r[C,j] g' c_j + s[C,j] h' c_j`.
@@ -320,7 +337,7 @@ impl Pass<'_, '_, '_> {
         let (f, z, n) = (self.f, self.f.z, self.f.x.count);
         let ends = [(&f.coefficients.r, &*self.g), (&f.coefficients.s, &*self.h)];
         for (weights, g) in ends.into_iter().take(z.matrices()) {
-            let into = Into::AddWeighted(&weights[(n - 1) * CHUNK..n * CHUNK]);
+            let into = Into::AddByRow(&weights[z.last(n)]);
             tile::product(s, f.extent(z.dv, z.dk, Part::Full), Left::plain(f.c, z.dv), g, self.dk, into);
         }
     }
@@ -330,35 +347,23 @@ impl Pass<'_, '_, '_> {
     #[inline(always)]
     fn start<S: Simd>(&mut self, s: S) {
         let (f, z, n) = (self.f, self.f.z, self.f.x.count);
-        let at_hand = self.start.map(|start| start.split_at(z.state()));
-        let (w, d) = (&mut *self.w, &f.coefficients);
-
-        let w0 = natural(s, z, at_hand.map(|start| start.0), f.w0, w.turned);
-        w.d.a[n] += row::dot(s, self.g, w0);
+        let (w, d, start) = (&mut *self.w, &f.coefficients, f.start);
         let lists = Lists { dy: self.dy, dp: w.dp, dq: self.dq, dk: self.dk };
-        from_start(s, f, w0, d.a, w.d.a, lists);
+        from_start(s, f, start.w, d.a, w.d.a, lists);
+        self.ahead.ask(s);
         if z.form.momentum {
-            let s0 = natural(s, z, at_hand.map(|start| start.1), f.s0, w.turned);
-            w.d.m[n] += row::dot(s, self.g, s0);
-            w.d.n[n] += row::dot(s, self.h, s0);
             let lists = Lists { dy: self.dy, dp: w.dp, dq: self.dq, dk: self.dk };
-            from_start(s, f, s0, d.m, w.d.m, lists);
-            row::scale(s, d.n[n], self.h);
-            row::add_scaled(s, d.m[n], self.g, self.h);
-            to_start(s, f, d.m, self.dy, w.dp, w.values, self.h);
+            from_start(s, f, start.s, d.m, w.d.m, lists);
+            self.ahead.ask(s);
+            let [dm, dn] = row::dots_and_combine(s, d.n[n], self.h, d.m[n], self.g, start.s);
+            w.d.m[n] += dm;
+            w.d.n[n] += dn;
+            to_start(s, f, d.m, self.dy, w.dp, w.turned, self.h);
+            self.ahead.ask(s);
         }
-        row::scale(s, d.a[n], self.g);
-        to_start(s, f, d.a, self.dy, w.dp, w.values, self.g);
+        w.d.a[n] += row::dot_and_scale(s, d.a[n], self.g, start.w);
+        to_start(s, f, d.a, self.dy, w.dp, w.turned, self.g);
     }
-}
-
-/// A matrix of the state as `[dv, dk]`: what is at hand, or turned from its transpose.
-#[inline(always)]
-fn natural<'a, S: Simd>(s: S, z: Size, at_hand: Option<&'a [f32]>, from: &[f32], turned: &'a mut [f32]) -> &'a [f32] {
-    at_hand.unwrap_or_else(|| {
-        tile::transpose(s, (z.dk, z.dv), from, z.dv, turned, z.dk);
-        turned
-    })
 }
 
 /// Gradients of reads and predictions, and those of queries and keys that follow from them.
@@ -374,10 +379,10 @@ struct Lists<'a> {
 #[inline(always)]
 fn from_start<S: Simd>(s: S, f: &Frame<'_>, matrix: &[f32], by: &[f32], dby: &mut [f32], lists: Lists<'_>) {
     let (z, e) = (f.z, f.extent(f.z.dv, f.z.dk, Part::Full));
-    let into = Into::AddWeightedAndGradient { weights: &by[1..], with: f.x.q, gradient: &mut dby[1..] };
+    let into = Into::AddByRowAndGradient { weights: &by[1..], with: f.x.q, gradient: &mut dby[1..] };
     tile::product(s, e, Left::plain(lists.dy, z.dv), matrix, lists.dq, into);
     if z.form.erase != Erase::Nothing {
-        let into = Into::AddWeightedAndGradient { weights: by, with: f.x.k, gradient: dby };
+        let into = Into::AddByRowAndGradient { weights: by, with: f.x.k, gradient: dby };
         tile::product(s, e, Left::plain(lists.dp, z.dv), matrix, lists.dk, into);
     }
 }

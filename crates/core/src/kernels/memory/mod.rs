@@ -9,13 +9,15 @@
 //! ```
 //!
 //! [`sequential`] takes one pass over the state per token and is canonical; [`chunk`] takes many tokens at once
-//! through small matrix products. Both work on the transposed state, `[dk, dv]`, so that every sum over keys runs
-//! down the rows and no vector is ever summed across. A call with a single token is not worth the transposition:
-//! [`token`] does it in place, with the bits of [`sequential`].
+//! through small matrix products. The first works on the transposed state, `[dk, dv]`, so that every sum over keys
+//! runs down the rows and no vector is ever summed across; the second takes the state as it is and turns lists of
+//! tokens instead, which are smaller. A call with a single token is not worth a transposition: [`token`] does it in
+//! place, with the bits of [`sequential`].
 #![allow(unsafe_code)]
 // Loops over the rows and vectors of a tile read best by index.
 #![allow(clippy::needless_range_loop)]
 
+mod ahead;
 mod chunk;
 mod chunk_backward;
 mod coefficients;

@@ -25,14 +25,6 @@ pub(super) fn scaled<S: Simd>(s: S, a: f32, x: &[f32], y: &mut [f32]) {
     vectors!(S, x.len(), |at| unsafe { s.store(yp.add(at), s.mul(a, s.load(xp.add(at)))) });
 }
 
-/// `y *= a`.
-#[inline(always)]
-pub(super) fn scale<S: Simd>(s: S, a: f32, y: &mut [f32]) {
-    let (a, yp) = (s.splat(a), y.as_mut_ptr());
-    // SAFETY: the row holds a whole vector at each offset.
-    vectors!(S, y.len(), |at| unsafe { s.store(yp.add(at), s.mul(a, s.load(yp.add(at)))) });
-}
-
 /// `y += a x`.
 #[inline(always)]
 pub(super) fn add_scaled<S: Simd>(s: S, a: f32, x: &[f32], y: &mut [f32]) {
@@ -60,14 +52,16 @@ pub(super) fn scale_each<S: Simd>(s: S, x: &[f32], y: &mut [f32]) {
     vectors!(S, x.len(), |at| unsafe { s.store(yp.add(at), s.mul(s.load(xp.add(at)), s.load(yp.add(at)))) });
 }
 
-/// `z += x y`, entry by entry.
+/// The transpose of `x y`, entry by entry, in `x` and `y` both: `dx = d y`, or `dx += d y` if `add`, and then `d *= x`.
 #[inline(always)]
-pub(super) fn add_times<S: Simd>(s: S, x: &[f32], y: &[f32], z: &mut [f32]) {
-    assert!(x.len() == y.len() && x.len() == z.len());
-    let (xp, yp, zp) = (x.as_ptr(), y.as_ptr(), z.as_mut_ptr());
+pub(super) fn times_backward<S: Simd>(s: S, x: &[f32], y: &[f32], add: bool, dx: &mut [f32], d: &mut [f32]) {
+    assert!(x.len() == d.len() && y.len() == d.len() && dx.len() == d.len());
+    let (xp, yp, dxp, dp) = (x.as_ptr(), y.as_ptr(), dx.as_mut_ptr(), d.as_mut_ptr());
     // SAFETY: all rows hold a whole vector at each offset.
-    vectors!(S, x.len(), |at| unsafe {
-        s.store(zp.add(at), s.fma(s.load(xp.add(at)), s.load(yp.add(at)), s.load(zp.add(at))))
+    vectors!(S, d.len(), |at| unsafe {
+        let (x, y, d) = (s.load(xp.add(at)), s.load(yp.add(at)), s.load(dp.add(at)));
+        s.store(dxp.add(at), if add { s.fma(d, y, s.load(dxp.add(at))) } else { s.mul(d, y) });
+        s.store(dp.add(at), s.mul(x, d));
     });
 }
 
@@ -92,6 +86,47 @@ pub(super) fn dot<S: Simd>(s: S, x: &[f32], y: &[f32]) -> f32 {
         at += S::LANES;
     }
     s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
+}
+
+/// `to = a x + b y`.
+#[inline(always)]
+pub(super) fn combine<S: Simd>(s: S, a: f32, x: &[f32], b: f32, y: &[f32], to: &mut [f32]) {
+    assert!(x.len() == to.len() && y.len() == to.len());
+    let (a, b, xp, yp, tp) = (s.splat(a), s.splat(b), x.as_ptr(), y.as_ptr(), to.as_mut_ptr());
+    // SAFETY: all rows hold a whole vector at each offset.
+    vectors!(S, x.len(), |at| unsafe {
+        s.store(tp.add(at), s.fma(b, s.load(yp.add(at)), s.mul(a, s.load(xp.add(at)))))
+    });
+}
+
+/// `x *= a`; returns what `x . y` was before.
+#[inline(always)]
+pub(super) fn dot_and_scale<S: Simd>(s: S, a: f32, x: &mut [f32], y: &[f32]) -> f32 {
+    assert_eq!(x.len(), y.len());
+    let (a, xp, yp) = (s.splat(a), x.as_mut_ptr(), y.as_ptr());
+    let mut sum = s.splat(0.0);
+    // SAFETY: both rows hold a whole vector at each offset.
+    vectors!(S, x.len(), |at| unsafe {
+        let x = s.load(xp.add(at));
+        sum = s.fma(x, s.load(yp.add(at)), sum);
+        s.store(xp.add(at), s.mul(a, x));
+    });
+    s.sum(sum)
+}
+
+/// `z = a z + b x`; returns what `x . y` and `z . y` were before.
+#[inline(always)]
+pub(super) fn dots_and_combine<S: Simd>(s: S, a: f32, z: &mut [f32], b: f32, x: &[f32], y: &[f32]) -> [f32; 2] {
+    assert!(x.len() == z.len() && y.len() == z.len());
+    let (a, b, xp, yp, zp) = (s.splat(a), s.splat(b), x.as_ptr(), y.as_ptr(), z.as_mut_ptr());
+    let mut sums = [s.splat(0.0); 2];
+    // SAFETY: all rows hold a whole vector at each offset.
+    vectors!(S, x.len(), |at| unsafe {
+        let (x, y, z) = (s.load(xp.add(at)), s.load(yp.add(at)), s.load(zp.add(at)));
+        sums = [s.fma(x, y, sums[0]), s.fma(z, y, sums[1])];
+        s.store(zp.add(at), s.fma(b, x, s.mul(a, z)));
+    });
+    sums.map(|sum| s.sum(sum))
 }
 
 /// Copies rows of `width` values into rows of `to` values; the space behind each, and the rows up to the end of

@@ -1,4 +1,4 @@
-//! Small matrix products and triangular solves, four rows by a strip of vectors at a time.
+//! Small matrix products and triangular solves, a few rows by a strip of vectors at a time.
 //!
 //! Right operands and results are row-major with padded rows; a left operand has any two strides, so that its
 //! transpose costs nothing. Every entry of a result is summed in rising order of the inner index.
@@ -8,6 +8,9 @@ use std::ops::Range;
 
 /// Rows of a tile; the last rows of a matrix are taken one by one.
 const ROWS: usize = 4;
+/// Rows of a tile so narrow that its sums and operands still fit the registers: more sums that need not wait for each
+/// other.
+const TALL: usize = 8;
 
 /// A left operand: entry `(i, k)` lies at `data[i * row + k * step]`.
 #[derive(Clone, Copy)]
@@ -56,18 +59,34 @@ pub(super) struct Extent {
     pub(super) part: Part,
 }
 
-/// What becomes of a product `x`, row by row.
+/// What becomes of a product `x`. A gradient is that of the weights: `+= x . with` along what they weigh, for `with`
+/// shaped like the result.
 pub(super) enum Into<'a> {
     /// `result = x`.
     Set,
     /// `result += x`.
     Add,
-    /// `result = weight x`.
-    SetWeighted(&'a [f32]),
-    /// `result += weight x`.
-    AddWeighted(&'a [f32]),
-    /// `result += weight x`, and the weights' own gradient, `gradient += x . with`, for `with` shaped like the result.
-    AddWeightedAndGradient { weights: &'a [f32], with: &'a [f32], gradient: &'a mut [f32] },
+    /// `result += weight x`, a weight per row.
+    AddByRow(&'a [f32]),
+    /// The same, and the weights' own gradient.
+    AddByRowAndGradient { weights: &'a [f32], with: &'a [f32], gradient: &'a mut [f32] },
+    /// `result += weight x`, a weight per column.
+    AddByColumn(&'a [f32]),
+    /// The same, and the weights' own gradient.
+    AddByColumnAndGradient { weights: &'a [f32], with: &'a [f32], gradient: &'a mut [f32] },
+}
+
+impl Into<'_> {
+    fn check(&self, e: Extent) {
+        let (weights, gradient, with, least) = match self {
+            Into::Set | Into::Add => return,
+            Into::AddByRow(weights) => return assert!(weights.len() >= e.rows),
+            Into::AddByColumn(weights) => return assert!(weights.len() >= e.columns),
+            Into::AddByRowAndGradient { weights, with, gradient } => (weights, gradient, with, e.rows),
+            Into::AddByColumnAndGradient { weights, with, gradient } => (weights, gradient, with, e.columns),
+        };
+        assert!(weights.len().min(gradient.len()) >= least && with.len() >= e.rows * e.columns);
+    }
 }
 
 /// A product; rows of `right` and `result` hold `columns` values.
@@ -92,17 +111,11 @@ impl Vectorized for Product<'_> {
         let e = self.e;
         assert!(e.columns.is_multiple_of(S::LANES));
         assert!(self.right.len() >= e.inner * e.columns && self.result.len() >= e.rows * e.columns);
-        match &self.into {
-            Into::Set | Into::Add => {}
-            Into::SetWeighted(weights) | Into::AddWeighted(weights) => assert!(weights.len() >= e.rows),
-            Into::AddWeightedAndGradient { weights, with, gradient } => {
-                assert!(weights.len().min(gradient.len()) >= e.rows && with.len() >= e.rows * e.columns);
-            }
-        }
+        self.into.check(e);
         self.left.check(e.rows, e.inner);
         if e.part == Part::LowerResult {
-            for row in (0..e.rows).step_by(ROWS) {
-                let last = (row + ROWS).min(e.rows);
+            for row in (0..e.rows).step_by(S::LANES) {
+                let last = (row + S::LANES).min(e.rows);
                 self.strips(s, row..last, last.next_multiple_of(S::LANES).min(e.columns));
             }
         } else {
@@ -138,14 +151,22 @@ impl Product<'_> {
     /// The operands hold what the extent says; `rows` and `column + N * LANES` are inside it.
     #[inline(always)]
     unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, rows: Range<usize>, column: usize) {
-        let whole = rows.end - rows.len() % ROWS;
-        // SAFETY: rows up to `whole` are taken by `ROWS`, the others one by one.
+        let mut row = rows.start;
+        // SAFETY: rows are taken as long as so many are left.
         unsafe {
-            for row in (rows.start..whole).step_by(ROWS) {
-                self.tile::<S, ROWS, N>(s, row, column);
+            if (TALL + 1) * N + 1 < S::REGISTERS {
+                while row + TALL <= rows.end {
+                    self.tile::<S, TALL, N>(s, row, column);
+                    row += TALL;
+                }
             }
-            for row in whole..rows.end {
+            while row + ROWS <= rows.end {
+                self.tile::<S, ROWS, N>(s, row, column);
+                row += ROWS;
+            }
+            while row < rows.end {
                 self.tile::<S, 1, N>(s, row, column);
+                row += 1;
             }
         }
     }
@@ -175,15 +196,15 @@ impl Product<'_> {
             let sum = accumulate::<S, R, N>(s, [[s.splat(0.0); N]; R], a, b, to - from);
             match &mut self.into {
                 Into::Set | Into::Add => store(s, c, e.columns, sum),
-                Into::SetWeighted(weights) => {
-                    let zero = [[s.splat(0.0); N]; R];
-                    store(s, c, e.columns, weighted(s, &weights[row..], sum, zero));
+                Into::AddByRow(weights) => {
+                    store(s, c, e.columns, by_row(s, &weights[row..], sum, load(s, c, e.columns)));
                 }
-                Into::AddWeighted(weights) => {
-                    store(s, c, e.columns, weighted(s, &weights[row..], sum, load(s, c, e.columns)));
+                Into::AddByColumn(weights) => {
+                    let [weights]: Tile<S::V, 1, N> = load(s, weights.as_ptr().add(column), 0);
+                    store(s, c, e.columns, by_column(s, weights, sum, load(s, c, e.columns)));
                 }
-                Into::AddWeightedAndGradient { weights, with, gradient } => {
-                    store(s, c, e.columns, weighted(s, &weights[row..], sum, load(s, c, e.columns)));
+                Into::AddByRowAndGradient { weights, with, gradient } => {
+                    store(s, c, e.columns, by_row(s, &weights[row..], sum, load(s, c, e.columns)));
                     let with: Tile<S::V, R, N> = load(s, with.as_ptr().add(at), e.columns);
                     for (r, gradient) in gradient[row..row + R].iter_mut().enumerate() {
                         let mut total = s.mul(sum[r][0], with[r][0]);
@@ -193,14 +214,27 @@ impl Product<'_> {
                         *gradient += s.sum(total);
                     }
                 }
+                Into::AddByColumnAndGradient { weights, with, gradient } => {
+                    let [weights]: Tile<S::V, 1, N> = load(s, weights.as_ptr().add(column), 0);
+                    store(s, c, e.columns, by_column(s, weights, sum, load(s, c, e.columns)));
+                    let with: Tile<S::V, R, N> = load(s, with.as_ptr().add(at), e.columns);
+                    let gradient = gradient.as_mut_ptr().add(column);
+                    let mut total: Tile<S::V, 1, N> = load(s, gradient, 0);
+                    for r in 0..R {
+                        for n in 0..N {
+                            total[0][n] = s.fma(sum[r][n], with[r][n], total[0][n]);
+                        }
+                    }
+                    store(s, gradient, 0, total);
+                }
             }
         }
     }
 }
 
-/// `tile + weight sum`, row by row.
+/// `tile + weight sum`, a weight per row.
 #[inline(always)]
-fn weighted<S: Simd, const R: usize, const N: usize>(
+fn by_row<S: Simd, const R: usize, const N: usize>(
     s: S,
     weights: &[f32],
     sum: Tile<S::V, R, N>,
@@ -210,6 +244,22 @@ fn weighted<S: Simd, const R: usize, const N: usize>(
         let weight = s.splat(weights[r]);
         for n in 0..N {
             tile[r][n] = s.fma(weight, sum[r][n], tile[r][n]);
+        }
+    }
+    tile
+}
+
+/// `tile + weight sum`, a weight per column.
+#[inline(always)]
+fn by_column<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    weights: [S::V; N],
+    sum: Tile<S::V, R, N>,
+    mut tile: Tile<S::V, R, N>,
+) -> Tile<S::V, R, N> {
+    for r in 0..R {
+        for n in 0..N {
+            tile[r][n] = s.fma(weights[n], sum[r][n], tile[r][n]);
         }
     }
     tile
