@@ -16,8 +16,9 @@ pub struct Sequence<'a, F> {
 }
 
 /// Runs a sequence: the rule, its size, the inputs, the state (start in, end out), the reads `[tokens, dv]`
+/// (overwritten), in training the states before every [`crate::scan::CHECKPOINT_TOKENS`]-th token of the sequence
 /// (overwritten), scratch.
-pub type Forward<R> = fn(&R, Dims, Sequence<'_, f32>, &mut [f32], &mut [f32], &mut Scratch);
+pub type Forward<R> = fn(&R, Dims, Sequence<'_, f32>, &mut [f32], &mut [f32], Option<&mut [f32]>, &mut Scratch);
 /// Transpose of a [`Forward`].
 pub type Backward<R> = fn(&R, Dims, Sequence<'_, f32>, Cotangents<'_>, &mut Scratch);
 /// Reads for every token from a state that stays as it is, `[tokens, dv]` (overwritten).

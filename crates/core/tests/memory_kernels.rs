@@ -115,7 +115,7 @@ impl Case {
                 let seq = Sequence { tokens: case.tokens, pos: 0, inputs: &inputs };
                 let (mut state, mut dstate) = (case.state.clone(), case.dstate.clone());
                 let mut y = vec![f32::NAN; case.tokens * dv];
-                (kernel.forward)(rule, case.dims, seq, &mut state, &mut y, &mut scratch);
+                (kernel.forward)(rule, case.dims, seq, &mut state, &mut y, None, &mut scratch);
                 let mut gradients: Vec<Vec<f32>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
                 let mut dinputs: Vec<&mut [f32]> = gradients.iter_mut().map(|x| &mut x[..]).collect();
                 let ct = Cotangents { start: &case.state, dy: &case.dy, dinputs: &mut dinputs, dstate: &mut dstate };
@@ -387,11 +387,13 @@ fn a_training_pass_equals_the_reference_across_checkpoints() {
             let dims = Dims::new(16, 20);
             let want = join(heads(&rule, dims, tokens).iter().map(Case::reference::<f64>));
             let batch = Batch::new(&rule, dims, tokens);
-            for kernel in ["auto", "sequential", "chunk", "reference"] {
-                let got = batch.train(Run { kernel: KernelChoice::Named(kernel), parallel: true, ..Run::default() });
+            let kernels = ["auto", "sequential", "chunk", "reference"];
+            for (kernel, isa) in kernels.into_iter().flat_map(|kernel| isas().map(move |isa| (kernel, isa))) {
+                let got = batch.train(Run { kernel: KernelChoice::Named(kernel), parallel: true, isa });
                 let got: Outcome<f32> = want.iter().map(|(name, _)| name.clone()).zip(got).collect();
                 for (name, error) in errors(&got, &want) {
-                    assert!(error <= TOLERANCE, "{} {kernel}, T = {tokens}: {name} off by {error:e}", rule.name());
+                    let at = format!("{} {kernel} {}, T = {tokens}", rule.name(), isa.name());
+                    assert!(error <= TOLERANCE, "{at}: {name} off by {error:e}");
                 }
             }
         }

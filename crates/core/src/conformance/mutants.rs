@@ -393,16 +393,16 @@ mutants! {
 
     /// A kernel that calls itself canonical, and rounds its state once more at the end of every call.
     KernelNotCanonical, "kernel that is not canonical", Some(Check::Cut), {
-        const KERNELS: &'static [Kernel<Wrong<Self>>] = &[kernel(true, |rule, d, seq, state, y, scratch| {
-            plain_forward(rule, d, seq, state, y, scratch);
+        const KERNELS: &'static [Kernel<Wrong<Self>>] = &[kernel(true, |rule, d, seq, state, y, saved, scratch| {
+            plain_forward(rule, d, seq, state, y, saved, scratch);
             state.iter_mut().for_each(|x| *x += 1e-7 * *x);
         }, plain_backward::<Self>)];
     }
 
     /// A kernel whose outputs know a little of the next token, less than any tolerance sees.
     KernelSeesNext, "kernel that sees the next token", Some(Check::Causal), {
-        const KERNELS: &'static [Kernel<Wrong<Self>>] = &[kernel(false, |rule, d, seq, state, y, scratch| {
-            plain_forward(rule, d, seq, state, y, scratch);
+        const KERNELS: &'static [Kernel<Wrong<Self>>] = &[kernel(false, |rule, d, seq, state, y, saved, scratch| {
+            plain_forward(rule, d, seq, state, y, saved, scratch);
             for t in 1..seq.tokens {
                 y[(t - 1) * d.dv] += 1e-6 * seq.inputs[V][t * d.dv];
             }
@@ -411,10 +411,10 @@ mutants! {
 
     /// A kernel that takes its scratch to be zero.
     KernelTrustsScratch, "kernel that trusts its scratch", Some(Check::Isolation), {
-        const KERNELS: &'static [Kernel<Wrong<Self>>] = &[kernel(true, |rule, d, seq, state, y, scratch| {
+        const KERNELS: &'static [Kernel<Wrong<Self>>] = &[kernel(true, |rule, d, seq, state, y, saved, scratch| {
             let [left] = scratch.take([1]);
             let left = left[0];
-            plain_forward(rule, d, seq, state, y, scratch);
+            plain_forward(rule, d, seq, state, y, saved, scratch);
             y.iter_mut().for_each(|y| *y += left);
         }, plain_backward::<Self>)];
     }
@@ -464,6 +464,7 @@ fn plain_forward<M: Mistake>(
     seq: Sequence<'_, f32>,
     state: &mut [f32],
     y: &mut [f32],
+    _saved: Option<&mut [f32]>,
     _scratch: &mut Scratch,
 ) {
     let run = stream::forward(rule, &gather(rule, d, seq, state));

@@ -185,7 +185,7 @@ pub(super) fn kernel_forward<R>(kernel: &Kernel<R>, rule: &R, s: &Stream<f32>, s
     let refs: Vec<&[f32]> = s.inputs.iter().map(|x| &x[..]).collect();
     let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &refs };
     let (mut y, mut end) = (vec![f32::NAN; s.tokens * s.d.dv], s.start.clone());
-    (kernel.forward)(rule, s.d, seq, &mut end, &mut y, scratch);
+    (kernel.forward)(rule, s.d, seq, &mut end, &mut y, None, scratch);
     Run { y, end }
 }
 

@@ -116,9 +116,11 @@ macro_rules! rules {
             /// Runs one head's sequence with the kernel of that index.
             pub(crate) fn kernel_forward(
                 &self, kernel: usize, d: Dims, seq: Sequence<'_, f32>, state: &mut [f32], y: &mut [f32],
-                scratch: &mut Scratch,
+                saved: Option<&mut [f32]>, scratch: &mut Scratch,
             ) {
-                match self { $(AnyRule::$Rule(r) => ($Rule::KERNELS[kernel].forward)(r, d, seq, state, y, scratch)),* }
+                match self {
+                    $(AnyRule::$Rule(r) => ($Rule::KERNELS[kernel].forward)(r, d, seq, state, y, saved, scratch)),*
+                }
             }
             /// Reads for one head's sequence with the kernel of that index; the state stays as it is.
             pub(crate) fn kernel_read(

@@ -231,17 +231,7 @@ impl<'a> Job<'a> {
                     saved.copy_from_slice(x.state);
                 }
             }
-            (Write::Yes, None) => rule.kernel_forward(kernel, s.dims, seq, x.state, x.y, scratch),
-            (Write::Yes, Some(saved)) => {
-                for (i, saved) in saved.chunks_exact_mut(self.state_len).enumerate() {
-                    saved.copy_from_slice(x.state);
-                    let (first, last) = self.segment(i);
-                    let inputs = self.part(&x.inputs, first, last);
-                    let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
-                    let y = &mut x.y[first * s.dims.dv..last * s.dims.dv];
-                    rule.kernel_forward(kernel, s.dims, seq, x.state, y, scratch);
-                }
-            }
+            (Write::Yes, saved) => rule.kernel_forward(kernel, s.dims, seq, x.state, x.y, saved, scratch),
         }
     }
 

@@ -1,7 +1,8 @@
-//! Asks early for what a backward pass needs next.
+//! Asks early for memory that a pass of training comes to next.
 //!
 //! A pass from the end of a sequence to its start takes blocks of a few kilobytes, each of which lies before the last
-//! one: an order that hardware does not foresee, so that without a hint every block is waited for.
+//! one: an order that hardware does not foresee, so that without a hint every block is waited for. The states that a
+//! forward pass keeps are written in bursts, long after the last one.
 
 use crate::simd::Simd;
 
@@ -19,6 +20,12 @@ pub(super) struct Ahead<const N: usize> {
 }
 
 impl<const N: usize> Ahead<N> {
+    /// These lists, in `parts` parts.
+    #[inline(always)]
+    pub(super) fn to(lists: [&[f32]; N], parts: usize) -> Self {
+        Self::before(lists.map(|list| (list, 0)), parts)
+    }
+
     /// What lies so many values before each of these lists, as much as it holds, in `parts` parts. Nothing need lie
     /// there: these are hints.
     #[inline(always)]

@@ -12,15 +12,20 @@
 //! one token a row; states are `[dv, dk]`, and lists that a state is multiplied with are turned, not the state.
 
 use super::coefficients::{Coefficients, Gates};
-use super::tile::{self, Extent, Into, Left, Part, Solve, Triangle};
+use super::solve::{Solve, Triangle};
+use super::tile::{self, Extent, Into, Left, Part};
 use super::{Erase, Form, RankOne, Tokens, padded, row};
 use crate::kernel::{Scratch, Sequence};
 use crate::rule::Dims;
+use crate::scan::CHECKPOINT_TOKENS;
 use crate::simd::{Simd, Vectorized};
 use std::ops::Range;
 
 /// The most tokens of a chunk.
 pub(super) const MOST: usize = 32;
+
+// States are kept between chunks.
+const _: () = assert!(CHECKPOINT_TOKENS.is_multiple_of(MOST));
 
 /// Gates that a rule does not have.
 static ONES: [f32; MOST] = [1.0; MOST];
@@ -32,13 +37,14 @@ pub(super) fn forward<R: RankOne>(
     seq: Sequence<'_, f32>,
     state: &mut [f32],
     y: &mut [f32],
+    saved: Option<&mut [f32]>,
     scratch: &mut Scratch,
 ) {
     let (x, z, isa) = (Tokens::new(R::FORM, d, seq), Size::new(R::FORM, d), scratch.isa());
     assert!(y.len() == x.count * d.dv && state.len() == z.matrices() * d.dk * d.dv);
     if z.is_exact(d) {
         let [work] = scratch.take([Forward::len(z)]);
-        isa.run(Forward { z, x, state, y, work });
+        isa.run(Forward { z, d, x, state, y, saved, work });
         return;
     }
     let (keys, values) = (x.count * z.dk, x.count * z.dv);
@@ -46,7 +52,7 @@ pub(super) fn forward<R: RankOne>(
         scratch.take([keys, values, keys, values, z.matrices() * z.state(), Forward::len(z)]);
     let wide = z.widen(d, x, [k, v, q]);
     z.widen_state(d, state, wide_state);
-    isa.run(Forward { z, x: wide, state: wide_state, y: wide_y, work });
+    isa.run(Forward { z, d, x: wide, state: wide_state, y: wide_y, saved, work });
     z.narrow_state(d, wide_state, state);
     row::unpad(wide_y, z.dv, y, d.dv);
 }
@@ -56,8 +62,8 @@ pub(super) fn forward<R: RankOne>(
 pub(super) struct Size {
     pub(super) dk: usize,
     pub(super) dv: usize,
-    /// Tokens of a chunk: products of the tokens among themselves grow with it, updates of the state shrink. Half as
-    /// many pay off where a product of tokens costs as much as one with the state.
+    /// Tokens of a chunk: products of the tokens among themselves grow with it, updates of the state shrink. The
+    /// longer chunk was measured to pay off where the state is two large matrices.
     pub(super) chunk: usize,
     pub(super) form: Form,
 }
@@ -65,7 +71,8 @@ pub(super) struct Size {
 impl Size {
     pub(super) fn new(form: Form, d: Dims) -> Self {
         let (dk, dv) = (padded(d.dk), padded(d.dv));
-        Self { dk, dv, chunk: if dk.max(dv) <= MOST { MOST / 2 } else { MOST }, form }
+        let chunk = if form.momentum && dk.max(dv) > MOST { MOST } else { MOST / 2 };
+        Self { dk, dv, chunk, form }
     }
     /// Whether nothing needs padding.
     pub(super) fn is_exact(self, d: Dims) -> bool {
@@ -312,9 +319,12 @@ pub(super) fn turn<S: Simd>(s: S, from: &[f32], width: usize, to: &mut [f32], ch
 /// A forward pass with padded rows.
 struct Forward<'a> {
     z: Size,
+    /// The size without padding, as which states are kept.
+    d: Dims,
     x: Tokens<'a>,
     state: &'a mut [f32],
     y: &'a mut [f32],
+    saved: Option<&'a mut [f32]>,
     work: &'a mut [f32],
 }
 
@@ -343,11 +353,15 @@ impl Vectorized for Forward<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { z, x, state, y, work } = self;
+        let Self { z, d, x, state, y, mut saved, work } = self;
         let [buffer, start, q_t, turned, qk] = cut(work, Self::lens(z));
         let mut reading = Reading { q_t, turned, qk };
         for first in (0..x.count).step_by(z.chunk) {
             let count = z.chunk.min(x.count - first);
+            if let (Some(saved), true) = (&mut saved, first.is_multiple_of(CHECKPOINT_TOKENS)) {
+                let len = z.matrices() * d.dk * d.dv;
+                z.narrow_state(d, state, &mut saved[first / CHECKPOINT_TOKENS * len..][..len]);
+            }
             start.copy_from_slice(state);
             let mut frame = Frame::new(z, x.part(z.dims(), first, count), State::new(z, start), buffer);
             frame.solve(s, reading.turned);

@@ -18,7 +18,8 @@
 use super::ahead::Ahead;
 use super::chunk::{Frame, Size, State, cut, scale_rows, turn};
 use super::coefficients;
-use super::tile::{self, Extent, Into, Left, Part, SolveTransposed, Triangle};
+use super::solve::{SolveTransposed, Triangle};
+use super::tile::{self, Extent, Into, Left, Part};
 use super::{Erase, RankOne, Tokens, gate_places, row};
 use crate::kernel::{Cotangents, Scratch, Sequence};
 use crate::rule::Dims;
@@ -117,7 +118,7 @@ impl Vectorized for Backward<'_, '_> {
                 let values = [frame.x.v, dy, dv].map(|list| (list, of_values));
                 let state = (&start[i * share..(i + 1) * share], start.len());
                 let ([k, q, dk, dq], [v, dy, dv]) = (keys, values);
-                Ahead::before([q, dy, k, dv, v, dk, dq, state], PARTS)
+                Ahead::before([q, dy, k, dv, v, dk, dq, state], parts(z))
             } else {
                 Ahead::nothing()
             };
@@ -210,8 +211,10 @@ struct Pass<'a, 'f, 'w> {
     ahead: Ahead<8>,
 }
 
-/// Steps of a pass behind which [`Pass::ahead`] is asked for a part.
-const PARTS: usize = 10;
+/// How often a pass asks [`Pass::ahead`] for a part.
+fn parts(z: Size) -> usize {
+    6 + 4 * z.matrices()
+}
 
 impl Pass<'_, '_, '_> {
     #[inline(always)]
@@ -238,6 +241,7 @@ impl Pass<'_, '_, '_> {
         if z.form.erase != Erase::Nothing {
             self.predictions_to_keys(s);
         }
+        self.ahead.ask(s);
         self.end_to_keys(s);
         self.ahead.ask(s);
         self.start(s);
@@ -348,21 +352,21 @@ impl Pass<'_, '_, '_> {
     fn start<S: Simd>(&mut self, s: S) {
         let (f, z, n) = (self.f, self.f.z, self.f.x.count);
         let (w, d, start) = (&mut *self.w, &f.coefficients, f.start);
-        let lists = Lists { dy: self.dy, dp: w.dp, dq: self.dq, dk: self.dk };
-        from_start(s, f, start.w, d.a, w.d.a, lists);
-        self.ahead.ask(s);
+        let (dy, dp, dq, dk) = (self.dy, &*w.dp, &mut *self.dq, &mut *self.dk);
+        let mut lists = Lists { dy, dp, dq, dk, weighted: w.turned, ahead: &mut self.ahead };
+        from_start(s, f, start.w, d.a, w.d.a, &mut lists);
         if z.form.momentum {
-            let lists = Lists { dy: self.dy, dp: w.dp, dq: self.dq, dk: self.dk };
-            from_start(s, f, start.s, d.m, w.d.m, lists);
-            self.ahead.ask(s);
-            let [dm, dn] = row::dots_and_combine(s, d.n[n], self.h, d.m[n], self.g, start.s);
-            w.d.m[n] += dm;
-            w.d.n[n] += dn;
-            to_start(s, f, d.m, self.dy, w.dp, w.turned, self.h);
-            self.ahead.ask(s);
+            from_start(s, f, start.s, d.m, w.d.m, &mut lists);
+            let (other, mut dots) = (Some((d.m[n], &*self.g)), [0.0; 2]);
+            let carry = Into::Carry { keep: d.n[n], other, with: start.s, dots: &mut dots };
+            to_start(s, f, self.h, d.m, &mut lists, carry);
+            w.d.n[n] += dots[0];
+            w.d.m[n] += dots[1];
         }
-        w.d.a[n] += row::dot_and_scale(s, d.a[n], self.g, start.w);
-        to_start(s, f, d.a, self.dy, w.dp, w.turned, self.g);
+        let mut dots = [0.0; 2];
+        let carry = Into::Carry { keep: d.a[n], other: None, with: start.w, dots: &mut dots };
+        to_start(s, f, self.g, d.a, &mut lists, carry);
+        w.d.a[n] += dots[0];
     }
 }
 
@@ -372,39 +376,39 @@ struct Lists<'a> {
     dp: &'a [f32],
     dq: &'a mut [f32],
     dk: &'a mut [f32],
+    /// Space for a list of values.
+    weighted: &'a mut [f32],
+    /// As in [`Pass`].
+    ahead: &'a mut Ahead<8>,
 }
 
 /// `dq_t += by_t M' dy_t` and `dk_t += by_{t-1} M' dp_t` for a matrix `M [dv, dk]` of the state, with the gradient of
 /// `by`.
 #[inline(always)]
-fn from_start<S: Simd>(s: S, f: &Frame<'_>, matrix: &[f32], by: &[f32], dby: &mut [f32], lists: Lists<'_>) {
+fn from_start<S: Simd>(s: S, f: &Frame<'_>, matrix: &[f32], by: &[f32], dby: &mut [f32], lists: &mut Lists<'_>) {
     let (z, e) = (f.z, f.extent(f.z.dv, f.z.dk, Part::Full));
     let into = Into::AddByRowAndGradient { weights: &by[1..], with: f.x.q, gradient: &mut dby[1..] };
     tile::product(s, e, Left::plain(lists.dy, z.dv), matrix, lists.dq, into);
+    lists.ahead.ask(s);
     if z.form.erase != Erase::Nothing {
         let into = Into::AddByRowAndGradient { weights: by, with: f.x.k, gradient: dby };
         tile::product(s, e, Left::plain(lists.dp, z.dv), matrix, lists.dk, into);
     }
+    lists.ahead.ask(s);
 }
 
-/// `M += sum_t by_t dy_t q_t' + by_{t-1} dp_t k_t'` for the gradient `M [dv, dk]` of a matrix of the state; `weighted`
-/// is space for a list of values.
+/// `M += sum_t by_t dy_t q_t' + by_{t-1} dp_t k_t'` for the gradient `M [dv, dk]` of a matrix of the state, after what
+/// `carry` does to it.
 #[inline(always)]
-fn to_start<S: Simd>(
-    s: S,
-    f: &Frame<'_>,
-    by: &[f32],
-    dy: &[f32],
-    dp: &[f32],
-    weighted: &mut [f32],
-    matrix: &mut [f32],
-) {
-    let z = f.z;
-    let e = Extent { rows: z.dv, inner: f.x.count, columns: z.dk, part: Part::Full };
-    scale_rows(s, &by[1..], dy, weighted, z.dv);
-    tile::product(s, e, Left::transposed(weighted, z.dv), f.x.q, matrix, Into::Add);
+fn to_start<S: Simd>(s: S, f: &Frame<'_>, matrix: &mut [f32], by: &[f32], lists: &mut Lists<'_>, carry: Into<'_>) {
+    let (z, n) = (f.z, f.x.count);
+    let e = Extent { rows: z.dv, inner: n, columns: z.dk, part: Part::Full };
+    scale_rows(s, &by[1..], lists.dy, lists.weighted, z.dv);
+    tile::product(s, e, Left::transposed(lists.weighted, z.dv), f.x.q, matrix, carry);
+    lists.ahead.ask(s);
     if z.form.erase != Erase::Nothing {
-        scale_rows(s, by, &dp[..f.x.count * z.dv], weighted, z.dv);
-        tile::product(s, e, Left::transposed(weighted, z.dv), f.x.k, matrix, Into::Add);
+        scale_rows(s, by, &lists.dp[..n * z.dv], lists.weighted, z.dv);
+        tile::product(s, e, Left::transposed(lists.weighted, z.dv), f.x.k, matrix, Into::Add);
     }
+    lists.ahead.ask(s);
 }

@@ -23,6 +23,7 @@ mod chunk_backward;
 mod coefficients;
 mod row;
 mod sequential;
+mod solve;
 mod tile;
 mod token;
 

@@ -99,36 +99,6 @@ pub(super) fn combine<S: Simd>(s: S, a: f32, x: &[f32], b: f32, y: &[f32], to: &
     });
 }
 
-/// `x *= a`; returns what `x . y` was before.
-#[inline(always)]
-pub(super) fn dot_and_scale<S: Simd>(s: S, a: f32, x: &mut [f32], y: &[f32]) -> f32 {
-    assert_eq!(x.len(), y.len());
-    let (a, xp, yp) = (s.splat(a), x.as_mut_ptr(), y.as_ptr());
-    let mut sum = s.splat(0.0);
-    // SAFETY: both rows hold a whole vector at each offset.
-    vectors!(S, x.len(), |at| unsafe {
-        let x = s.load(xp.add(at));
-        sum = s.fma(x, s.load(yp.add(at)), sum);
-        s.store(xp.add(at), s.mul(a, x));
-    });
-    s.sum(sum)
-}
-
-/// `z = a z + b x`; returns what `x . y` and `z . y` were before.
-#[inline(always)]
-pub(super) fn dots_and_combine<S: Simd>(s: S, a: f32, z: &mut [f32], b: f32, x: &[f32], y: &[f32]) -> [f32; 2] {
-    assert!(x.len() == z.len() && y.len() == z.len());
-    let (a, b, xp, yp, zp) = (s.splat(a), s.splat(b), x.as_ptr(), y.as_ptr(), z.as_mut_ptr());
-    let mut sums = [s.splat(0.0); 2];
-    // SAFETY: all rows hold a whole vector at each offset.
-    vectors!(S, x.len(), |at| unsafe {
-        let (x, y, z) = (s.load(xp.add(at)), s.load(yp.add(at)), s.load(zp.add(at)));
-        sums = [s.fma(x, y, sums[0]), s.fma(z, y, sums[1])];
-        s.store(zp.add(at), s.fma(b, x, s.mul(a, z)));
-    });
-    sums.map(|sum| s.sum(sum))
-}
-
 /// Copies rows of `width` values into rows of `to` values; the space behind each, and the rows up to the end of
 /// `dst`, become zero.
 pub(super) fn pad(src: &[f32], width: usize, dst: &mut [f32], to: usize) {

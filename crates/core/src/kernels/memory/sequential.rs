@@ -5,9 +5,11 @@
 //! nearest cache. The sums over keys run in one fixed order, whether the prediction is made while the token before
 //! is written or from a state that a call starts with: hence the same bits for any cut.
 
+use super::ahead::Ahead;
 use super::{Erase, Form, RankOne, Tokens, tile, token};
 use crate::kernel::{Scratch, Sequence};
 use crate::rule::Dims;
+use crate::scan::CHECKPOINT_TOKENS;
 use crate::simd::{Simd, Vectorized};
 use std::marker::PhantomData;
 
@@ -18,14 +20,21 @@ pub(super) fn forward<R: RankOne>(
     seq: Sequence<'_, f32>,
     state: &mut [f32],
     y: &mut [f32],
+    saved: Option<&mut [f32]>,
     scratch: &mut Scratch,
 ) {
     let x = Tokens::new(R::FORM, d, seq);
     assert!(y.len() == x.count * d.dv && state.len() == matrices(R::FORM) * d.dv * d.dk);
+    assert!(saved.as_ref().is_none_or(|saved| saved.len() == x.count.div_ceil(CHECKPOINT_TOKENS) * state.len()));
     match x.count {
         0 => {}
-        1 => scratch.isa().run(token::Step::<R> { d, x, state, y, scratch, rule: PhantomData }),
-        _ => scratch.isa().run(Scan::<R> { d, x, state, y, scratch, rule: PhantomData }),
+        1 => {
+            if let Some(saved) = saved {
+                saved.copy_from_slice(state);
+            }
+            scratch.isa().run(token::Step::<R> { d, x, state, y, scratch, rule: PhantomData });
+        }
+        _ => scratch.isa().run(Scan::<R> { d, x, state, y, saved, scratch, rule: PhantomData }),
     }
 }
 
@@ -76,6 +85,22 @@ impl Columns {
     fn leave<S: Simd>(self, s: S, strip: &[f32], width: usize, state: &mut [f32]) {
         let rows = &mut state[self.first * self.dims.dk..];
         tile::transpose(s, (self.dims.dk, self.count), strip, width, rows, self.dims.dk);
+    }
+
+    /// Copies the columns of `W`, and of `S` unless it is empty, to the first of the states from `saved` on. Gives what
+    /// the next of them will be written to.
+    #[inline(always)]
+    fn keep<S: Simd>(self, s: S, [w, m]: [&[f32]; 2], width: usize, saved: &mut [f32]) -> Ahead<2> {
+        let matrix = self.dims.dk * self.dims.dv;
+        self.leave(s, w, width, saved);
+        if !m.is_empty() {
+            self.leave(s, m, width, &mut saved[matrix..]);
+        }
+        let next = saved.get(if m.is_empty() { matrix } else { 2 * matrix }..).unwrap_or_default();
+        let columns = self.first * self.dims.dk..(self.first + self.count) * self.dims.dk;
+        let of_w = next.get(columns.clone()).unwrap_or_default();
+        let of_s = next.get(matrix..).and_then(|s| s.get(columns)).filter(|_| !m.is_empty()).unwrap_or_default();
+        Ahead::to([of_w, of_s], CHECKPOINT_TOKENS)
     }
 
     /// These columns of row `t` of `[tokens, dv]`.
@@ -159,6 +184,7 @@ struct Scan<'a, R> {
     x: Tokens<'a>,
     state: &'a mut [f32],
     y: &'a mut [f32],
+    saved: Option<&'a mut [f32]>,
     scratch: &'a mut Scratch,
     rule: PhantomData<R>,
 }
@@ -168,7 +194,7 @@ impl<R: RankOne> Vectorized for Scan<'_, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { d, x, state, y, scratch, .. } = self;
+        let Self { d, x, state, y, mut saved, scratch, .. } = self;
         let (w_state, s_state) = state.split_at_mut(d.dv * d.dk);
         for_each_strip!(S, d, matrices(R::FORM), |columns, N, ROWS| {
             let width = N * S::LANES;
@@ -178,7 +204,7 @@ impl<R: RankOne> Vectorized for Scan<'_, R> {
             if R::FORM.momentum {
                 columns.enter(s, s_state, m, width);
             }
-            scan::<S, R, N, ROWS>(s, columns, x, w, m, y);
+            scan::<S, R, N, ROWS>(s, columns, x, w, m, y, saved.as_deref_mut());
             columns.leave(s, w, width, w_state);
             if R::FORM.momentum {
                 columns.leave(s, m, width, s_state);
@@ -196,14 +222,23 @@ fn scan<S: Simd, R: RankOne, const N: usize, const ROWS: usize>(
     w: &mut [f32],
     m: &mut [f32],
     y: &mut [f32],
+    mut saved: Option<&mut [f32]>,
 ) {
     let (form, dk) = (R::FORM, columns.dims.dk);
+    let mut ahead = Ahead::nothing();
     let key = |t: usize| &x.k[t * dk..(t + 1) * dk];
     let mut p = [s.splat(0.0); N];
     if form.erase != Erase::Nothing {
         p = product::<S, N, ROWS>(s, w, key(0));
     }
     for t in 0..x.count {
+        if let Some(saved) = &mut saved {
+            if t.is_multiple_of(CHECKPOINT_TOKENS) {
+                let at = t / CHECKPOINT_TOKENS * matrices(form) * dk * columns.dims.dv;
+                ahead = columns.keep(s, [w, m], N * S::LANES, &mut saved[at..]);
+            }
+            ahead.ask(s);
+        }
         let gates = Gates::of(s, form, x, t);
         // SAFETY: `v` holds `count` rows of values (checked when the tokens were named).
         let v: [S::V; N] = unsafe { columns.load(s, x.v, t) };

@@ -1,4 +1,4 @@
-//! Small matrix products and triangular solves, a few rows by a strip of vectors at a time.
+//! Small matrix products, a few rows by a strip of vectors at a time.
 //!
 //! Right operands and results are row-major with padded rows; a left operand has any two strides, so that its
 //! transpose costs nothing. Every entry of a result is summed in rising order of the inner index.
@@ -7,7 +7,7 @@ use crate::simd::{Simd, Vectorized};
 use std::ops::Range;
 
 /// Rows of a tile; the last rows of a matrix are taken one by one.
-const ROWS: usize = 4;
+pub(super) const ROWS: usize = 4;
 /// Rows of a tile so narrow that its sums and operands still fit the registers: more sums that need not wait for each
 /// other.
 const TALL: usize = 8;
@@ -74,6 +74,9 @@ pub(super) enum Into<'a> {
     AddByColumn(&'a [f32]),
     /// The same, and the weights' own gradient.
     AddByColumnAndGradient { weights: &'a [f32], with: &'a [f32], gradient: &'a mut [f32] },
+    /// `result = keep result + weight other + x`, for `other` a weight and a matrix shaped like the result. What
+    /// `result . with` and `other . with` were before is added to `dots`.
+    Carry { keep: f32, other: Option<(f32, &'a [f32])>, with: &'a [f32], dots: &'a mut [f32; 2] },
 }
 
 impl Into<'_> {
@@ -84,6 +87,10 @@ impl Into<'_> {
             Into::AddByColumn(weights) => return assert!(weights.len() >= e.columns),
             Into::AddByRowAndGradient { weights, with, gradient } => (weights, gradient, with, e.rows),
             Into::AddByColumnAndGradient { weights, with, gradient } => (weights, gradient, with, e.columns),
+            Into::Carry { other, with, .. } => {
+                let shortest = other.map_or(with.len(), |(_, other)| other.len().min(with.len()));
+                return assert!(shortest >= e.rows * e.columns);
+            }
         };
         assert!(weights.len().min(gradient.len()) >= least && with.len() >= e.rows * e.columns);
     }
@@ -189,13 +196,18 @@ impl Product<'_> {
             let c = self.result.as_mut_ptr().add(at);
             let a = (left.data.as_ptr().add(row * left.row + from * left.step), left.row, left.step);
             let b = (self.right.as_ptr().add(from * e.columns + column), e.columns);
-            if let Into::Add = self.into {
-                let sum = accumulate::<S, R, N>(s, load(s, c, e.columns), a, b, to - from);
+            if let Into::Add | Into::Carry { .. } = self.into {
+                let mut before: Tile<S::V, R, N> = load(s, c, e.columns);
+                if let Into::Carry { keep, other, with, dots } = &mut self.into {
+                    let other = other.map(|(weight, other)| (weight, other.as_ptr().add(at)));
+                    carry(s, *keep, other, with.as_ptr().add(at), e.columns, dots, &mut before);
+                }
+                let sum = accumulate::<S, R, N>(s, before, a, b, to - from);
                 return store(s, c, e.columns, sum);
             }
             let sum = accumulate::<S, R, N>(s, [[s.splat(0.0); N]; R], a, b, to - from);
             match &mut self.into {
-                Into::Set | Into::Add => store(s, c, e.columns, sum),
+                Into::Set | Into::Add | Into::Carry { .. } => store(s, c, e.columns, sum),
                 Into::AddByRow(weights) => {
                     store(s, c, e.columns, by_row(s, &weights[row..], sum, load(s, c, e.columns)));
                 }
@@ -249,6 +261,40 @@ fn by_row<S: Simd, const R: usize, const N: usize>(
     tile
 }
 
+/// `tile = keep tile + weight other`; adds to `dots` what `tile . with` and `other . with` were.
+///
+/// # Safety
+/// `R` rows of `N` vectors, `width` values apart, are readable at `with` and `other`.
+#[inline(always)]
+unsafe fn carry<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    keep: f32,
+    other: Option<(f32, *const f32)>,
+    with: *const f32,
+    width: usize,
+    dots: &mut [f32; 2],
+    tile: &mut Tile<S::V, R, N>,
+) {
+    let (keep, mut sums) = (s.splat(keep), [s.splat(0.0); 2]);
+    for r in 0..R {
+        for n in 0..N {
+            let (at, x) = (r * width + n * S::LANES, tile[r][n]);
+            // SAFETY: the caller promises the rows.
+            let with = unsafe { s.load(with.add(at)) };
+            sums[0] = s.fma(x, with, sums[0]);
+            tile[r][n] = s.mul(keep, x);
+            if let Some((weight, other)) = other {
+                // SAFETY: the caller promises the rows.
+                let other = unsafe { s.load(other.add(at)) };
+                sums[1] = s.fma(other, with, sums[1]);
+                tile[r][n] = s.fma(s.splat(weight), other, tile[r][n]);
+            }
+        }
+    }
+    dots[0] += s.sum(sums[0]);
+    dots[1] += s.sum(sums[1]);
+}
+
 /// `tile + weight sum`, a weight per column.
 #[inline(always)]
 fn by_column<S: Simd, const R: usize, const N: usize>(
@@ -265,12 +311,16 @@ fn by_column<S: Simd, const R: usize, const N: usize>(
     tile
 }
 
-type Tile<V, const R: usize, const N: usize> = [[V; N]; R];
+pub(super) type Tile<V, const R: usize, const N: usize> = [[V; N]; R];
 
 /// # Safety
 /// `R` rows of `N` vectors, `width` values apart, are readable at `p`.
 #[inline(always)]
-unsafe fn load<S: Simd, const R: usize, const N: usize>(s: S, p: *const f32, width: usize) -> Tile<S::V, R, N> {
+pub(super) unsafe fn load<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    p: *const f32,
+    width: usize,
+) -> Tile<S::V, R, N> {
     let mut tile = [[s.splat(0.0); N]; R];
     for (r, row) in tile.iter_mut().enumerate() {
         for (j, x) in row.iter_mut().enumerate() {
@@ -284,7 +334,12 @@ unsafe fn load<S: Simd, const R: usize, const N: usize>(s: S, p: *const f32, wid
 /// # Safety
 /// `R` rows of `N` vectors, `width` values apart, are writable at `p`.
 #[inline(always)]
-unsafe fn store<S: Simd, const R: usize, const N: usize>(s: S, p: *mut f32, width: usize, tile: Tile<S::V, R, N>) {
+pub(super) unsafe fn store<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    p: *mut f32,
+    width: usize,
+    tile: Tile<S::V, R, N>,
+) {
     for (r, row) in tile.iter().enumerate() {
         for (j, &x) in row.iter().enumerate() {
             // SAFETY: the caller promises the rows.
@@ -298,7 +353,7 @@ unsafe fn store<S: Simd, const R: usize, const N: usize>(s: S, p: *mut f32, widt
 /// # Safety
 /// `left` is `R` rows by `inner` steps of readable values, `right` is `inner` rows of `N` readable vectors.
 #[inline(always)]
-unsafe fn accumulate<S: Simd, const R: usize, const N: usize>(
+pub(super) unsafe fn accumulate<S: Simd, const R: usize, const N: usize>(
     s: S,
     mut sum: Tile<S::V, R, N>,
     (left, row, step): (*const f32, usize, usize),
@@ -321,186 +376,6 @@ unsafe fn accumulate<S: Simd, const R: usize, const N: usize>(
         }
     }
     sum
-}
-
-/// A strictly lower triangular matrix and the extent of the two solves with it.
-#[derive(Clone, Copy)]
-pub(super) struct Triangle<'a> {
-    /// `[rows, stride]`, zero on and above the diagonal.
-    pub(super) data: &'a [f32],
-    /// Values between two of its rows.
-    pub(super) stride: usize,
-    /// Rows.
-    pub(super) rows: usize,
-    /// Values in a row of the right-hand side and of the solution; padded.
-    pub(super) width: usize,
-}
-
-impl Triangle<'_> {
-    fn check<S: Simd>(&self, sides: [usize; 3], gates: usize) {
-        assert!(self.rows <= self.stride && self.width.is_multiple_of(S::LANES));
-        assert!(self.data.len() >= self.rows * self.stride && gates >= self.rows);
-        assert!(sides.into_iter().all(|n| n >= self.rows * self.width));
-    }
-}
-
-/// Solves token by token: `p_t += sum_{j<t} M[t,j] c_j`, `c_t = rate_t v_t - erase_t p_t`.
-pub(super) struct Solve<'a> {
-    pub(super) m: Triangle<'a>,
-    pub(super) rate: &'a [f32],
-    pub(super) erase: &'a [f32],
-    pub(super) v: &'a [f32],
-    /// In: what the start of the chunk gives. Out: the whole.
-    pub(super) p: &'a mut [f32],
-    pub(super) c: &'a mut [f32],
-}
-
-impl Solve<'_> {
-    #[inline(always)]
-    pub(super) fn run<S: Simd>(mut self, s: S) {
-        let m = self.m;
-        m.check::<S>([self.v.len(), self.p.len(), self.c.len()], self.rate.len().min(self.erase.len()));
-        let mut column = 0;
-        while column < m.width {
-            let vectors = ((m.width - column) / S::LANES).min(S::STRIP);
-            // SAFETY: the operands hold `rows` rows (checked above), and the strip ends inside them.
-            unsafe {
-                match vectors {
-                    1 => self.strip::<S, 1>(s, column),
-                    2 => self.strip::<S, 2>(s, column),
-                    3 if S::STRIP >= 3 => self.strip::<S, 3>(s, column),
-                    _ if S::STRIP >= 4 => self.strip::<S, 4>(s, column),
-                    _ => unreachable!("a strip is at most STRIP vectors wide"),
-                }
-            }
-            column += vectors * S::LANES;
-        }
-    }
-
-    /// # Safety
-    /// The operands hold what `m` says, and `column + N * LANES <= m.width`.
-    #[inline(always)]
-    unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, column: usize) {
-        let whole = self.m.rows - self.m.rows % ROWS;
-        // SAFETY: rows up to `whole` are taken by `ROWS`, the others one by one.
-        unsafe {
-            for row in (0..whole).step_by(ROWS) {
-                self.tile::<S, ROWS, N>(s, row, column);
-            }
-            for row in whole..self.m.rows {
-                self.tile::<S, 1, N>(s, row, column);
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Solve::strip`], and `row + R <= m.rows`.
-    #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const N: usize>(&mut self, s: S, row: usize, column: usize) {
-        let m = self.m;
-        // SAFETY: the caller promises the rows.
-        unsafe {
-            let at = row * m.width + column;
-            let left = m.data.as_ptr().add(row * m.stride);
-            let start = load::<S, R, N>(s, self.p.as_ptr().add(at), m.width);
-            let before = (self.c.as_ptr().add(column), m.width);
-            let mut p = accumulate(s, start, (left, m.stride, 1), before, row);
-            let mut c = [[s.splat(0.0); N]; R];
-            for r in 0..R {
-                for j in 0..r {
-                    let a = s.splat(*left.add(r * m.stride + row + j));
-                    for n in 0..N {
-                        p[r][n] = s.fma(a, c[j][n], p[r][n]);
-                    }
-                }
-                let (rate, erase) = (s.splat(self.rate[row + r]), s.splat(-self.erase[row + r]));
-                for n in 0..N {
-                    let v = s.load(self.v.as_ptr().add(at + r * m.width + n * S::LANES));
-                    c[r][n] = s.fma(erase, p[r][n], s.mul(rate, v));
-                }
-            }
-            store(s, self.p.as_mut_ptr().add(at), m.width, p);
-            store(s, self.c.as_mut_ptr().add(at), m.width, c);
-        }
-    }
-}
-
-/// Transpose of [`Solve`] in `p` and `c`: `dc_j += sum_{t>j} M[t,j] dp_t`, `dp_j = -erase_j dc_j`.
-pub(super) struct SolveTransposed<'a> {
-    pub(super) m: Triangle<'a>,
-    pub(super) erase: &'a [f32],
-    /// In: what the reads and the end of the chunk give. Out: the whole.
-    pub(super) dc: &'a mut [f32],
-    pub(super) dp: &'a mut [f32],
-}
-
-impl SolveTransposed<'_> {
-    #[inline(always)]
-    pub(super) fn run<S: Simd>(mut self, s: S) {
-        let m = self.m;
-        m.check::<S>([self.dc.len(), self.dp.len(), self.dp.len()], self.erase.len());
-        let mut column = 0;
-        while column < m.width {
-            let vectors = ((m.width - column) / S::LANES).min(S::STRIP);
-            // SAFETY: the operands hold `rows` rows (checked above), and the strip ends inside them.
-            unsafe {
-                match vectors {
-                    1 => self.strip::<S, 1>(s, column),
-                    2 => self.strip::<S, 2>(s, column),
-                    3 if S::STRIP >= 3 => self.strip::<S, 3>(s, column),
-                    _ if S::STRIP >= 4 => self.strip::<S, 4>(s, column),
-                    _ => unreachable!("a strip is at most STRIP vectors wide"),
-                }
-            }
-            column += vectors * S::LANES;
-        }
-    }
-
-    /// # Safety
-    /// The operands hold what `m` says, and `column + N * LANES <= m.width`.
-    #[inline(always)]
-    unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, column: usize) {
-        let whole = self.m.rows - self.m.rows % ROWS;
-        // SAFETY: rows up to `whole` are taken by `ROWS`, the others one by one.
-        unsafe {
-            for row in (whole..self.m.rows).rev() {
-                self.tile::<S, 1, N>(s, row, column);
-            }
-            for row in (0..whole).step_by(ROWS).rev() {
-                self.tile::<S, ROWS, N>(s, row, column);
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`SolveTransposed::strip`], and `row + R <= m.rows`.
-    #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const N: usize>(&mut self, s: S, row: usize, column: usize) {
-        let m = self.m;
-        let (at, next) = (row * m.width + column, row + R);
-        // SAFETY: the caller promises the rows; nothing is read behind the last one.
-        unsafe {
-            let start = load::<S, R, N>(s, self.dc.as_ptr().add(at), m.width);
-            let left = m.data.as_ptr().wrapping_add(next * m.stride + row);
-            let after = self.dp.as_ptr().wrapping_add(next * m.width + column);
-            let mut dc = accumulate(s, start, (left, 1, m.stride), (after, m.width), m.rows - next);
-            let mut dp = [[s.splat(0.0); N]; R];
-            for r in (0..R).rev() {
-                for t in r + 1..R {
-                    let a = s.splat(m.data[(row + t) * m.stride + row + r]);
-                    for n in 0..N {
-                        dc[r][n] = s.fma(a, dp[t][n], dc[r][n]);
-                    }
-                }
-                let erase = s.splat(-self.erase[row + r]);
-                for n in 0..N {
-                    dp[r][n] = s.mul(erase, dc[r][n]);
-                }
-            }
-            store(s, self.dc.as_mut_ptr().add(at), m.width, dc);
-            store(s, self.dp.as_mut_ptr().add(at), m.width, dp);
-        }
-    }
 }
 
 /// `dst[c, r] = src[r, c]` for `src [rows, columns]`, with rows of `from` and `to` values.
