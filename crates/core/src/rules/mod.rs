@@ -144,6 +144,7 @@ rules! {
     decay_delta::DecayDelta,
     titans::Titans,
     miras::Miras,
+    oja::Oja,
 }
 
 /// One kernel as a table row.
