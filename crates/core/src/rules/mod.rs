@@ -145,6 +145,7 @@ rules! {
     titans::Titans,
     miras::Miras,
     oja::Oja,
+    hgrn2::Hgrn2,
 }
 
 /// One kernel as a table row.
