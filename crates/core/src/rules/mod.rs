@@ -146,6 +146,7 @@ rules! {
     miras::Miras,
     oja::Oja,
     hgrn2::Hgrn2,
+    rwkv7::Rwkv7,
 }
 
 /// One kernel as a table row.
