@@ -80,6 +80,8 @@ pub enum Activation {
         /// Initial biases, one per value and repeated; the weights start small.
         bias: &'static [f64],
     },
+    /// `softmax(x w)` over the input's width: latent targets, which are shares of one.
+    Softmax,
     /// One number per head that nothing learns, the same for every token.
     PerHead(HeadDecay),
 }
@@ -104,9 +106,9 @@ impl HeadDecay {
 }
 
 impl Activation {
-    /// True for inputs that are made without convolution, each value from one projection of the block's input.
+    /// True for inputs that are made without convolution, from a projection of the block's input.
     pub fn is_gate(self) -> bool {
-        matches!(self, Activation::Sigmoid { .. } | Activation::Softplus { .. })
+        matches!(self, Activation::Sigmoid { .. } | Activation::Softplus { .. } | Activation::Softmax)
     }
 }
 
@@ -311,6 +313,11 @@ pub trait MemoryRule:
     /// Why this configuration may grow beyond all bounds under gates that a mixer makes; `None` if it does not.
     fn unbounded(&self) -> Option<&'static str> {
         None
+    }
+    /// This rule with chunks so short that a stream of some dozen tokens crosses several of their borders: what the
+    /// checks of short streams look at. Itself, for rules without long chunks.
+    fn brief(&self) -> Self {
+        self.clone()
     }
     /// True if a token reads the memory as it was before its own write.
     fn reads_first(&self) -> bool {

@@ -56,7 +56,7 @@ impl Case {
                 let (width, mut data) = (input.width.of(dims), noise.normals(tokens * input.width.of(dims), 1.0));
                 match input.activation {
                     Activation::Unit => data.chunks_mut(width).for_each(unit),
-                    Activation::Silu | Activation::Softplus { .. } | Activation::PerHead(_) => {}
+                    Activation::Silu | Activation::Softmax | Activation::Softplus { .. } | Activation::PerHead(_) => {}
                     Activation::Sigmoid { max, bias, .. } => {
                         data.iter_mut().for_each(|x| *x = (max * (f64::from(*x) + bias).sigmoid()) as f32);
                     }

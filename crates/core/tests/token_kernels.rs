@@ -39,7 +39,9 @@ impl Case {
                 _ => 0.5 * (noise.next() + 1.0),
             },
             Activation::Unit => noise.next() / (dims.dk as f32).sqrt(),
-            Activation::Silu | Activation::Softplus { .. } | Activation::PerHead(_) => noise.next(),
+            Activation::Silu | Activation::Softmax | Activation::Softplus { .. } | Activation::PerHead(_) => {
+                noise.next()
+            }
         };
         let all = |n: usize, activation, noise: &mut Noise| (0..n).map(|_| one(activation, noise)).collect();
         let rows = HEADS * TOKENS;

@@ -36,7 +36,7 @@ pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
             let row = |t: usize| -> Vec<f64> {
                 let width = input.width.of(d);
                 match (input.name, t) {
-                    ("q", _) | ("k", 0) => key.clone(),
+                    ("q", _) | ("k" | "replacement", 0) => key.clone(),
                     ("v", 0) => value.clone(),
                     ("rate", 0) => vec![1.0; width],
                     ("retain", _) => vec![retain[t]; width],

@@ -82,6 +82,7 @@ pub(super) fn activate(list: &[Input], d: Dims, pre: &[Vec<f64>]) -> Vec<Vec<f64
         out.push(match input.activation {
             Activation::Silu => silu,
             Activation::Unit => silu.chunks(input.width.of(d)).flat_map(unit).collect(),
+            Activation::Softmax => pre.chunks(input.width.of(d)).flat_map(softmax).collect(),
             Activation::Sigmoid { max, bias, .. } => pre.iter().map(|x| max * (x + bias).sigmoid()).collect(),
             // One head is looked at; the first of four stands for all.
             Activation::PerHead(decay) => vec![decay.of(0, 4); pre.len()],
@@ -103,6 +104,12 @@ pub(super) fn activate(list: &[Input], d: Dims, pre: &[Vec<f64>]) -> Vec<Vec<f64
 fn unit(x: &[f64]) -> Vec<f64> {
     let norm = (x.iter().map(|x| x * x).sum::<f64>() + 1e-6).sqrt();
     x.iter().map(|x| x / norm).collect()
+}
+
+fn softmax(x: &[f64]) -> Vec<f64> {
+    let most = x.iter().fold(f64::NEG_INFINITY, |m: f64, &x| m.max(x));
+    let sum: f64 = x.iter().map(|x| (x - most).exp()).sum();
+    x.iter().map(|x| (x - most).exp() / sum).collect()
 }
 
 /// Number of values in a rule's state.

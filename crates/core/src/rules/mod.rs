@@ -146,6 +146,9 @@ rules! {
     decay_delta::DecayDelta,
     titans::Titans,
     miras::Miras,
+    oja::Oja,
+    hgrn2::Hgrn2,
+    rwkv7::Rwkv7,
 }
 
 /// One kernel as a table row.

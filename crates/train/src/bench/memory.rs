@@ -100,6 +100,11 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
                 x.iter_mut().for_each(|x| *x /= norm);
             }),
             Activation::Silu => {}
+            Activation::Softmax => data.chunks_mut(width).for_each(|x| {
+                x.iter_mut().for_each(|x| *x = x.exp());
+                let sum = x.iter().sum::<f32>();
+                x.iter_mut().for_each(|x| *x /= sum);
+            }),
             Activation::Sigmoid { max, bias, .. } => {
                 data.iter_mut().for_each(|x| *x = (max * (f64::from(*x) + bias).sigmoid()) as f32);
             }

@@ -322,6 +322,7 @@ fn rings<F: Scalar>(s: AttentionShape, k: &[F], v: &[F], old_k: &[F], old_v: &[F
 fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argument> {
     let value = |input: &Input, random: &mut Random| match input.activation {
         Activation::Unit | Activation::Silu => random.uniform(-1.0, 1.0),
+        Activation::Softmax => random.uniform(0.0, 1.0),
         // Half the range of a damped gate: the other gate is one half on average.
         Activation::Sigmoid { max, damped_by: Some(_), .. } => random.uniform(0.0, 0.5 * max),
         Activation::Sigmoid { max, .. } => random.uniform(0.0, max),
@@ -336,6 +337,12 @@ fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argu
             for row in values.chunks_exact_mut(width) {
                 let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
                 row.iter_mut().for_each(|x| *x = f64::from((*x / length) as f32));
+            }
+        }
+        if input.activation == Activation::Softmax {
+            for row in values.chunks_exact_mut(width) {
+                let sum = row.iter().sum::<f64>();
+                row.iter_mut().for_each(|x| *x = f64::from((*x / sum) as f32));
             }
         }
         arguments.push(Argument { name: input.name, role: Role::Added, values });
