@@ -131,7 +131,8 @@ pub struct State<F> {
 }
 
 impl<F: Scalar> State<F> {
-    /// The state before the first token.
+    /// The state before the first token: zeros. What a memory starts from is part of the weights, and the call that
+    /// takes the first token puts it in.
     pub fn new(layout: Arc<StateLayout>) -> Self {
         let data = Buffer::zeros(layout.len);
         Self { layout, data, position: 0, pending: None }
