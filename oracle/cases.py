@@ -12,7 +12,7 @@ NARROW = dict(dk=4, dv=3, tokens=11)
 DEEP = SQUARE | dict(rate=0.3)
 DEEP_NARROW = NARROW | dict(rate=0.3)
 
-SHALLOW = {"name": "mlp", "layers": 2, "expansion": 2, "activation": "gelu", "residual": True, "norm": True}
+SHALLOW = MLP | {"expansion": 2}
 BARE = SHALLOW | {"residual": False, "norm": False}
 THREE = SHALLOW | {"layers": 3, "activation": "silu"}
 GATES = GATED | {"expansion": 2}
@@ -36,45 +36,51 @@ def matrix(**settings):
     return cases | {label: NARROW | dict(settings=changes) for label, changes in settings.items()}
 
 
-def deep(structure=SHALLOW, **changes):
-    """A rule with an MLP: its own settings, other widths, and chunks that do not divide the stream."""
-    chunk = changes.pop("chunk", 4)
+def deep(structure=SHALLOW, edges=True):
+    """A rule with an MLP: at its own settings and short of its chunk, with other widths, and with chunks that do not
+    divide the stream."""
     free = structure | {"residual": False}
-    cases = {
-        "square": DEEP,
-        "narrow": DEEP_NARROW | dict(settings={"structure": free}),
-        "edges": DEEP | dict(settings={"structure": structure}, edges=True),
-        "chunk": DEEP | dict(settings={"structure": structure, "chunk": chunk}),
+    return {
+        "square": DEEP | dict(rate=0.1),
+        "narrow": DEEP_NARROW | dict(settings={"structure": free, "chunk": 1}),
+        "edges": DEEP | dict(settings={"structure": structure, "chunk": 1}, edges=edges),
+        "chunk": DEEP | dict(settings={"structure": structure, "chunk": 4}),
     }
-    return {label: case | {"settings": case.get("settings", {}) | changes} if label != "square" else case
-            for label, case in cases.items()}
+
+
+def window(structure):
+    """A rule with a window of 16 and an MLP over features."""
+    return {
+        "square": DEEP | dict(tokens=18),
+        "matrix": NARROW | dict(settings={"structure": "matrix", "window": 4, "chunk": 1}),
+        "edges": DEEP | dict(settings={"structure": structure, "window": 4, "chunk": 1}, edges=True),
+        "chunk": DEEP_NARROW | dict(settings={"structure": structure | {"residual": False}, "window": 3, "chunk": 4}),
+    }
 
 
 def named():
-    cases = {
-        "retnet": matrix(),
-        "lightning": matrix(),
-        "gla": matrix(),
-        "mamba2": matrix(),
+    """Rules that are settings of another."""
+    cases = {name: matrix() for name in ["retnet", "lightning", "gla", "mamba2", "deltanet"]}
+    cases |= {
         "longhorn": matrix(kept={"retention": "l2"}),
         "delta_product": matrix(three={"steps": 3}),
         "mesa": matrix(kept={"retention": "none"}, regular={"algorithm": {"name": "newton", "lambda": 2.0}}),
         "ttt_linear": {
-            "square": SQUARE | dict(tokens=19, rate=0.3),
+            "square": SQUARE | dict(tokens=67, rate=0.03),
             "narrow": NARROW | dict(settings={"chunk": 4}, rate=0.5),
             "edges": NARROW | dict(settings={"chunk": 1}, edges=True),
         },
-        "ttt_mlp": deep() | {"square": DEEP | dict(tokens=19, rate=0.1)},
+        "ttt_mlp": deep(),
         "titans_mlp": deep() | {
-            "three": DEEP | dict(settings={"structure": THREE}),
+            "three": DEEP | dict(settings={"structure": THREE, "chunk": 1}),
             "four": DEEP_NARROW | dict(settings={"structure": BARE | {"layers": 4}, "chunk": 3}),
         },
         "titans_mlp_chunk8": deep() | {"square": DEEP | dict(tokens=19)},
-        "moneta": deep(),
-        "moneta_exact": deep(),
-        "moneta_literal": deep(),
+        "moneta": deep(edges="inner"),
+        "moneta_exact": deep(edges="inner"),
+        "moneta_literal": deep(edges="inner"),
         "yaad": deep(),
-        "memora": deep(),
+        "memora": deep() | {"square": DEEP | dict(tokens=18)},
         "dla": deep(BARE | {"residual": True}),
         "swla": matrix(four={"window": 4}, chunk={"window": 4, "chunk": 4}) | {"square": SQUARE | dict(tokens=19)},
         "omeganet": window(BARE | {"residual": True}),
@@ -86,26 +92,34 @@ def named():
     return cases
 
 
-def window(structure):
-    """A rule with a window of 16 and an MLP over features."""
-    return {
-        "square": DEEP | dict(tokens=18),
-        "matrix": NARROW | dict(settings={"structure": "matrix", "window": 4}),
-        "edges": DEEP | dict(settings={"structure": structure, "window": 4}, edges=True),
-        "chunk": DEEP_NARROW | dict(settings={"structure": structure | {"residual": False}, "window": 3, "chunk": 4}),
+def tnt():
+    """Shards, global and local chunks that end at different tokens, none of which divides the stream."""
+    short = {"structure": SHALLOW, "global_chunk": 6, "locals": [4, 2], "shard": 8}
+    matrices = short | {"structure": "matrix"}
+    ways = {name: matrices | {"projection": name} for name in ["shard", "shard_raw", "chunk", "orth", "none"]}
+    cases = {name: NARROW | dict(settings=settings, rate=0.2) for name, settings in ways.items()}
+    return cases | {
+        "square": DEEP | dict(rate=0.05),
+        "short": DEEP | dict(settings=short),
+        "edges": DEEP | dict(settings=short | {"retain": True}, edges=True),
+        "shared": NARROW | dict(settings=matrices | {"shared_rate": True, "shared_start": True}, rate=0.2),
+        "single": NARROW | dict(settings=matrices | {"locals": [1], "retain": True, "bias": "dot"}, rate=0.2),
+        "three": NARROW | dict(settings=matrices | {"locals": [1, 2, 4], "projection": "chunk"}, rate=0.2),
     }
 
 
 def own():
-    chunks = {"name": "lattice"}
+    """Rules of their own."""
+    few = {"slots": 5}
     return {
         "oja": matrix(),
         "hgrn2": matrix(),
         "rwkv7": matrix(),
         "lattice": matrix(encoding={"variant": "encoding", "chunk": 3}),
-        "trellis": matrix(few={"slots": 5}, chunk={"slots": 5, "chunk": 4}, free={"slots": 5, "code": "identity"},
-                          both={"slots": 5, "out": "ln_silu"}),
-        "tnt": {"square": DEEP},
+        "trellis": matrix(few=few, chunk=few | {"chunk": 4}, exact=few | {"chunk": 4, "sweeps": 3},
+                          identity=few | {"write": "identity"}, unit=few | {"write": "l2_silu", "read": "l2_silu"},
+                          out=few | {"read": "identity", "out": "ln_silu"}),
+        "tnt": tnt(),
     }
 
 

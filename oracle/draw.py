@@ -8,8 +8,8 @@ BOUNDED = ("retain", "momentum", "rate")
 
 
 def draw_inputs(rng, rule, tokens, edges, rate):
-    """With `edges`, every other value of the bounded gates is 0 or the largest, the ends of its range. `rate` is the
-    largest rate."""
+    """With `edges`, every other value of the bounded gates is 0 or the largest, the ends of its range; rates stay inside
+    with "inner", for rules that know no gradient where a memory is zero. `rate` is the largest rate."""
     inputs = {}
     for name, shape in rule.inputs.items():
         size = (tokens, *shape)
@@ -22,7 +22,7 @@ def draw_inputs(rng, rule, tokens, edges, rate):
             inputs[name] = rng.uniform(0.05, 0.95, size=size) * rate / shape[0]
         elif word in BOUNDED:
             inputs[name] = rng.uniform(0.05, 0.95, size=size)
-            if edges:
+            if edges is True or (edges and word != "rate"):
                 inputs[name][::2] = rng.integers(0, 2, size=inputs[name][::2].shape)
             if word == "rate":
                 inputs[name] *= rate

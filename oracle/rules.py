@@ -9,8 +9,9 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
-from losses import norm
-from structures import Mlp, layer_norm
+from losses import BIASES, norm
+from miras import knob
+from structures import STRUCTURES, layer_norm
 
 
 @dataclass
@@ -153,9 +154,12 @@ OBJECTIVES = {
 
 
 def lattice(dk, dv, variant="decoding", retract=True, chunk=1):
+    # Slots that are not retracted never fade: they would lose their direction.
+    kept = lambda x: x["retain"] if retract else 1.0
+
     def exact(state, x):
         through = lambda s: OBJECTIVES[variant](unit_columns(s), x["k"], x["v"])
-        s = x["retain"] * state["S"] - x["rate"] * jax.grad(through)(state["S"])
+        s = kept(x) * state["S"] - x["rate"] * jax.grad(through)(state["S"])
         return {"S": unit_columns(s) if retract else s}
 
     def frozen(state, x, pos):
@@ -165,7 +169,7 @@ def lattice(dk, dv, variant="decoding", retract=True, chunk=1):
         h = v - phi @ k if variant == "decoding" else v
         code = k - phi.T @ v if variant == "encoding" else k
         length = jax.vmap(norm, in_axes=1)(base)
-        gate = x["retain"] - x["rate"] * code * (phi.T @ h) / length**2
+        gate = kept(x) - x["rate"] * code * (phi.T @ h) / length**2
         s = gate * state["S"] + jnp.outer(h, x["rate"] * code / length)
         if retract and (pos + 1) % chunk == 0:
             s = unit_columns(s)
@@ -176,32 +180,38 @@ def lattice(dk, dv, variant="decoding", retract=True, chunk=1):
         return state, unit_columns(state["S"]) @ x["q"]
 
     tensors = ["S"] + ["anchor_S"] * (chunk > 1)
-    gates = {"retain": (), "rate": ()}
+    gates = {"retain": (), "rate": ()} if retract else {"rate": ()}
     return Rule(association(dk, dv) | gates, {name: (dv, dk) for name in tensors}, token, "unit")
 
 
 # Trellis (spec B.10): two memories Mk [m, dk], Mv [m, dv] that compress keys and values into one latent target.
 
-ACTIVATIONS = {"ln_silu": lambda z: layer_norm(jax.nn.silu(z)), "identity": lambda z: z}
+CODES = {
+    "ln_silu": lambda z: layer_norm(jax.nn.silu(z)),
+    "l2_silu": lambda z: jax.nn.silu(z) / norm(jax.nn.silu(z)),
+    "identity": lambda z: z,
+}
 
 
-def trellis(dk, dv, slots=16, code="ln_silu", out="identity", chunk=1):
-    phi, out = ACTIVATIONS[code], ACTIVATIONS[out]
+def trellis(dk, dv, slots=None, write="ln_silu", read="ln_silu", out="identity", chunk=1, sweeps=0):
+    slots = slots or dk
+    # A code depends on the writes before it in its chunk alone, so chunk - 1 sweeps over them are exact.
+    frozen = chunk > 1 and sweeps == 0
 
     def loss(m, w, target):
-        return 0.5 * jnp.sum((phi(m @ w) - target) ** 2)
+        return 0.5 * jnp.sum((CODES[write](m @ w) - target) ** 2)
 
     def token(state, x, pos):
         state = dict(state)
         for name, w in [("Mk", x["k"]), ("Mv", x["v"])]:
-            if chunk > 1 and pos % chunk == 0:
+            if frozen and pos % chunk == 0:
                 state["anchor_" + name] = state[name]
-            at = state["anchor_" + name] if chunk > 1 else state[name]
+            at = state["anchor_" + name] if frozen else state[name]
             state[name] = x["retain"] * state[name] - x["rate"] * jax.grad(loss)(at, w, x["target"])
-        return state, out(state["Mv"].T @ phi(state["Mk"] @ x["q"]))
+        return state, CODES[out](state["Mv"].T @ CODES[read](state["Mk"] @ x["q"]))
 
     shapes = {"Mk": (slots, dk), "Mv": (slots, dv)}
-    anchors = {"anchor_" + name: shape for name, shape in shapes.items() if chunk > 1}
+    anchors = {"anchor_" + name: shape for name, shape in shapes.items() if frozen}
     gates = {"retain": (), "rate": (), "target": (slots,)}
     return Rule(association(dk, dv) | gates, shapes | anchors, token)
 
@@ -209,50 +219,81 @@ def trellis(dk, dv, slots=16, code="ln_silu", out="identity", chunk=1):
 # TNT (spec B.8): one global memory V with long chunks, and local ones that start again with every shard.
 
 
-def tnt(dk, dv, global_chunk=8, local_chunks=(4, 2), shard=8, projection="shard", renormalise=True, own_rates=True,
-        structure=None):
-    memory = structure or Mlp()
+def unit_gram(gram, u):
+    return gram + jnp.outer(u, u)
+
+
+def projector(gram, u):
+    """K^T (K K^T + ridge I)^-1 K with one more row u in K. It is I - A^-1 for A = I + K^T K / ridge."""
+    one = jnp.eye(len(u))
+    return one - jnp.linalg.inv(jnp.linalg.inv(one - gram) + jnp.outer(u, u) / 1e-3)
+
+
+def as_long(asked, q):
+    return asked * norm(q) / jnp.sqrt(jnp.sum(asked * asked) + 1e-6)
+
+
+# What takes a key in, and what becomes of the product with a query.
+PROJECTIONS = {
+    "shard": (unit_gram, as_long),
+    "shard_raw": (unit_gram, lambda asked, q: asked),
+    "chunk": (unit_gram, lambda asked, q: asked),
+    "orth": (projector, lambda asked, q: asked),
+}
+
+
+def tnt(dk, dv, structure="mlp", bias="l2", retain=False, global_chunk=2048, locals=(8, 16), shard=2048,
+        projection="shard", shared_rate=False, shared_start=False):
+    memory, bias = knob(STRUCTURES, structure), knob(BIASES, bias)
     shapes = memory.shapes(dk, dv)
+    numbers = range(1, len(locals) + 1)
     weights = lambda state, prefix: {n: state[prefix + n] for n in shapes}
+    copy = lambda state, target, source: {target + n: state[source + n] for n in shapes}
+    rate = lambda i: "rate" if shared_rate or i == 0 else f"rate{i}"
+    start = lambda i: "P_" if shared_start else f"P{i}_"
+    gram = lambda i: f"gram{i}" if projection == "chunk" else "gram"
 
     def predict(w, x):
         return memory(w, x) + (x if memory.residual else 0)
 
-    def loss(w, k, v):
-        return 0.5 * jnp.sum((predict(w, k) - v) ** 2)
+    def step(state, prefix, x, i):
+        loss = lambda w: bias.loss(predict(w, x["k"]), x["v"], None)
+        g = jax.grad(loss)(weights(state, f"anchor_{prefix}"))
+        return {prefix + n: x.get("retain", 1.0) * state[prefix + n] - x[rate(i)] * g[n] for n in shapes}
 
-    def step(state, prefix, anchor, x, rate):
-        g = jax.grad(loss)(weights(state, anchor), x["k"], x["v"])
-        return {prefix + n: state[prefix + n] - rate * g[n] for n in shapes}
+    def query(state, i, q):
+        if projection == "none":
+            return q
+        return PROJECTIONS[projection][1](state[gram(i)] @ q, q)
 
     def token(state, x, pos):
         state, k, q = dict(state), x["k"], x["q"]
         if pos % global_chunk == 0:
-            state |= {"anchor_V_" + n: state["V_" + n] for n in shapes}
-        state |= step(state, "V_", "anchor_V_", x, x["rate"])
+            state |= copy(state, "anchor_V_", "V_")
+        state |= step(state, "V_", x, 0)
         y = predict(weights(state, "anchor_V_"), q)
-        if pos % shard == 0:
-            state["gram"] = jnp.zeros_like(state["gram"])
-        state["gram"] = state["gram"] + jnp.outer(k, k) / norm(k) ** 2
-        asked = state["gram"] @ q
-        if renormalise:
-            asked = asked * norm(q) / norm(asked)
-        for i, chunk in enumerate(local_chunks, 1):
-            local, anchor = f"L{i}_", f"anchor_L{i}_"
+        for name in {gram(i): i for i in numbers} if projection != "none" else {}:
+            every = locals[int(name[-1]) - 1] if projection == "chunk" else shard
+            before = jnp.zeros((dk, dk)) if pos % every == 0 else state[name]
+            state[name] = PROJECTIONS[projection][0](before, k / norm(k))
+        for i, chunk in zip(numbers, locals):
+            own = f"L{i}_"
             if pos % shard == 0:
-                state |= {local + n: state["P_" + n] for n in shapes}
-            if pos % chunk == 0 or pos % shard == 0:
-                state |= {anchor + n: state[local + n] for n in shapes}
-            state |= step(state, local, anchor, x, x[f"rate{i}"] if own_rates else x["rate"])
-            y = y + predict(weights(state, local), asked)
+                state |= copy(state, own, start(i))
+            if pos % chunk == 0:
+                state |= copy(state, f"anchor_{own}", own)
+            state |= step(state, own, x, i)
+            y = y + predict(weights(state, own), query(state, i, q))
         return state, y
 
-    rates = {"rate": ()} | {f"rate{i}": () for i, _ in enumerate(local_chunks, 1) if own_rates}
-    state = {"gram": (dk, dk)}
-    for i, _ in enumerate(local_chunks, 1):
-        state |= {p + n: s for p in (f"L{i}_", f"anchor_L{i}_") for n, s in shapes.items()}
-    state |= {p + n: s for p in ("V_", "anchor_V_", "P_") for n, s in shapes.items()}
-    return Rule(association(dk, dv) | rates, state, token)
+    inputs = association(dk, dv) | ({"retain": ()} if retain else {}) | {rate(i): () for i in range(len(locals) + 1)}
+    prefixes = ["V_"] + ["anchor_V_"] * (global_chunk > 1)
+    for i, chunk in zip(numbers, locals):
+        prefixes += [start(i), f"L{i}_"] + [f"anchor_L{i}_"] * (chunk > 1)
+    state = {prefix + n: shape for prefix in prefixes for n, shape in shapes.items()}
+    if projection != "none":
+        state |= {gram(i): (dk, dk) for i in numbers}
+    return Rule(inputs, state, token)
 
 
 OWN = {

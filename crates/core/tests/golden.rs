@@ -88,7 +88,7 @@ impl Golden {
     fn dims(&self) -> Dims {
         Dims::new(self.shape("in.q")[1], self.shape("in.v")[1])
     }
-    /// The part of a name that both sides call the same.
+    /// The rule of a case, if it exists at these sizes.
     fn rule(&self) -> Result<AnyRule, String> {
         let settings = self.settings.clone().expect("cases have settings");
         let rule: AnyRule = serde_json::from_value(settings).map_err(|e| format!("{}: {e}", self.place))?;
@@ -158,7 +158,7 @@ trait Terms {
 struct Same;
 impl Terms for Same {}
 
-/// Where the momentum is named after the tensor that it moves, and a start that a file does not hold is the rule's own.
+/// Where the momentum is named after the tensor that it moves.
 struct Specified;
 impl Terms for Specified {
     fn alias(&self, tensor: &str) -> String {
@@ -318,8 +318,12 @@ fn every_file_of_the_oracle_belongs_to_a_rule() {
 fn specified(name: &str) -> Value {
     match name {
         "moneta_literal" => json!({"retention": {"name": "lq_literal", "q": 4.0, "floor": 1e-3}}),
-        "omeganet" | "atlas" => json!({"structure": "matrix", "features": "none", "window": 4}),
-        "trellis" => json!({"slots": 8}),
+        "tnt" => json!({
+            "global_chunk": 8, "locals": [4, 2], "shard": 8,
+            "projection": "shard_raw", "shared_rate": true, "shared_start": true,
+        }),
+        "titans_mlp" | "yaad" | "memora" => json!({"chunk": 1}),
+        "omeganet" | "atlas" => json!({"structure": "matrix", "features": "none", "window": 4, "chunk": 1}),
         _ => json!({}),
     }
 }
