@@ -180,7 +180,7 @@ impl Miras {
 }
 
 /// `r * min(1, most / |r|)`.
-fn clip<F: Scalar>(most: F, r: &mut [F]) {
+pub(crate) fn clip<F: Scalar>(most: F, r: &mut [F]) {
     let length = smooth::norm(r);
     if length > most {
         r.iter_mut().for_each(|r| *r *= most / length);
@@ -188,7 +188,7 @@ fn clip<F: Scalar>(most: F, r: &mut [F]) {
 }
 
 /// Transpose of [`clip`] at the unclipped `r`; `dr` in place.
-fn clip_backward<F: Scalar>(most: F, r: &[F], dr: &mut [F]) {
+pub(crate) fn clip_backward<F: Scalar>(most: F, r: &[F], dr: &mut [F]) {
     let length = smooth::norm(r);
     if length > most {
         let dlength = -dot(dr, r) * most / (length * length);

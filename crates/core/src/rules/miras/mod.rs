@@ -15,13 +15,13 @@
 //! Named rules of the literature are settings of this one: see [`Preset`].
 
 pub(crate) mod knob;
-mod gradient;
+pub(crate) mod gradient;
 mod newton;
-mod plan;
+pub(crate) mod plan;
 mod presets;
 mod read;
 mod settle;
-mod smooth;
+pub(crate) mod smooth;
 mod validity;
 mod write;
 
@@ -35,6 +35,8 @@ pub use presets::Preset;
 pub use smooth::Activation as HiddenActivation;
 
 use crate::error::Result;
+use crate::kernel::Kernel;
+use crate::kernels;
 use crate::rule::{About, Activation, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width};
 use crate::scalar::Scalar;
 use algorithm::{Algorithm, AnyAlgorithm, Solve, with_algorithm};
@@ -198,6 +200,7 @@ impl Miras {
 
 impl MemoryRule for Miras {
     const NAME: &'static str = "miras";
+    const KERNELS: &'static [Kernel<Self>] = kernels::miras::KERNELS;
 
     fn name(&self) -> &'static str {
         self.name
