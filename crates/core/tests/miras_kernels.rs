@@ -10,9 +10,7 @@ fn rule(settings: Value) -> Miras {
 
 /// Settings that between them reach every branch of the kernels.
 fn settings() -> Vec<Value> {
-    let mlp = |layers: usize, activation: &str, residual: bool, norm: bool| {
-        json!({"name": "mlp", "layers": layers, "expansion": 2, "activation": activation, "residual": residual, "norm": norm})
-    };
+    let mlp = |layers: usize, activation: &str, residual: bool, norm: bool| json!({"name": "mlp", "layers": layers, "expansion": 2, "activation": activation, "residual": residual, "norm": norm});
     vec![
         json!({"chunk": 7}),
         json!({"chunk": 64, "algorithm": "momentum", "retention": "none"}),
@@ -27,7 +25,7 @@ fn settings() -> Vec<Value> {
         json!({"chunk": 32, "structure": mlp(2, "silu", true, false), "read": "start", "retention": "l2_anchor"}),
         json!({"chunk": 9, "structure": mlp(4, "silu", true, true), "read": "pre", "algorithm": "momentum"}),
         json!({"structure": mlp(2, "gelu", true, true), "retention": "l2_anchor", "algorithm": "momentum"}),
-        json!({"chunk": 2, "structure": mlp(2, "gelu", true, true)}),
+        json!({"chunk": 2, "structure": mlp(2, "gelu", true, true), "retention": "l2_anchor"}),
     ]
 }
 

@@ -72,13 +72,7 @@ pub(super) fn forward(
 ///
 /// The state before every block is recomputed from the start. Of a long list of blocks only every so-manieth is kept,
 /// and those between are recomputed from it, so that states take the root of the number of blocks.
-pub(super) fn backward(
-    rule: &Miras,
-    d: Dims,
-    seq: Sequence<'_, f32>,
-    ct: Cotangents<'_>,
-    scratch: &mut Scratch,
-) {
+pub(super) fn backward(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scratch: &mut Scratch) {
     let (shape, x) = (Shape::of(rule, d), tokens(seq));
     if x.count == 0 {
         return;
@@ -89,12 +83,8 @@ pub(super) fn backward(
     let most = longest(&shape, x.count);
     let coefficients = x.gate(shape.slots.coefficients).len() / x.count;
     let len = ct.start.len();
-    let lens = [
-        Frame::len(&shape, most),
-        Work::len(&shape, most, coefficients),
-        count.div_ceil(group) * len,
-        group * len,
-    ];
+    let lens =
+        [Frame::len(&shape, most), Work::len(&shape, most, coefficients), count.div_ceil(group) * len, group * len];
     let [frame, work, outer, inner] = scratch.take(lens);
     let list: Vec<(usize, usize)> = blocks(&shape, &x).collect();
     let mut pass = Pass { engine, x: &x, frame, work, coefficients };

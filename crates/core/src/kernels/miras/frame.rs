@@ -88,8 +88,30 @@ impl<'a> Frame<'a> {
         let (keys, values, squares) = (all * s.d.dk, all * s.d.dv, square * s.net.layers);
         let (g, zq, one) = (count * s.inputs, count * s.results, count + 1);
         [
-            keys, values, all, inputs, results, results, inputs, values, values, values, g, zq, squares, squares,
-            square, square, square, one, one, one, count, count, count, all * s.widest,
+            keys,
+            values,
+            all,
+            inputs,
+            results,
+            results,
+            inputs,
+            values,
+            values,
+            values,
+            g,
+            zq,
+            squares,
+            squares,
+            square,
+            square,
+            square,
+            one,
+            one,
+            one,
+            count,
+            count,
+            count,
+            all * s.widest,
         ]
     }
 
@@ -99,11 +121,57 @@ impl<'a> Frame<'a> {
     }
 
     pub fn new(s: &Shape, count: usize, buffer: &'a mut [f32]) -> Self {
-        let [keys, values, thresholds, h, z, back, e, p, raw, r, g, zq, mix, weighed, b, cs, cr, a, m, n, wz, ws, wt, rows] =
-            cut(buffer, Self::lens(s, count));
+        let [
+            keys,
+            values,
+            thresholds,
+            h,
+            z,
+            back,
+            e,
+            p,
+            raw,
+            r,
+            g,
+            zq,
+            mix,
+            weighed,
+            b,
+            cs,
+            cr,
+            a,
+            m,
+            n,
+            wz,
+            ws,
+            wt,
+            rows,
+        ] = cut(buffer, Self::lens(s, count));
         let all = count + s.halo();
         let c = Coefficients { all, b, s: cs, r: cr, a, m, n };
-        Self { count, all, keys, values, thresholds, h, z, back, e, p, raw, r, g, zq, mix, weighed, c, wz, ws, wt, rows }
+        Self {
+            count,
+            all,
+            keys,
+            values,
+            thresholds,
+            h,
+            z,
+            back,
+            e,
+            p,
+            raw,
+            r,
+            g,
+            zq,
+            mix,
+            weighed,
+            c,
+            wz,
+            ws,
+            wt,
+            rows,
+        }
     }
 }
 
@@ -153,7 +221,15 @@ impl Engine<'_> {
         for level in (0..=last).rev() {
             for i in s.at_level(level) {
                 let l = &s.layers[i];
-                apply(isa, self.rows, l, &anchor[l.at.clone()], &f.h[s.input(level, all)], &mut f.z[s.result(i, all)], Start::Zero);
+                apply(
+                    isa,
+                    self.rows,
+                    l,
+                    &anchor[l.at.clone()],
+                    &f.h[s.input(level, all)],
+                    &mut f.z[s.result(i, all)],
+                    Start::Zero,
+                );
             }
             if level > 0 {
                 let h = &mut f.h[s.input(level - 1, all)];
@@ -179,7 +255,15 @@ impl Engine<'_> {
             let (l, e) = (&s.layers[level], &mut f.e[s.input(level, all)]);
             apply_back(isa, l, &anchor[l.at.clone()], &f.back[s.result(level, all)], e, Start::Zero);
             let (own, gate) = pair(s, level + 1, all, f.back);
-            point::hidden_backward(isa, kind, &f.z[s.result(level + 1, all)], &f.z[s.gate(level + 1, all)], e, own, gate);
+            point::hidden_backward(
+                isa,
+                kind,
+                &f.z[s.result(level + 1, all)],
+                &f.z[s.gate(level + 1, all)],
+                e,
+                own,
+                gate,
+            );
         }
     }
 

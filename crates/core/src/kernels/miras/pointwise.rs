@@ -232,7 +232,7 @@ kernel! {
     }
 
     /// `y += weight x`, row by row, and the gradient of the weights where `x` was multiplied with them:
-    /// `dweights += sign x . with`.
+    /// `dweights += x . with`.
     pub(super) fn add_rows_weighed(
         s: S,
         width: usize,
@@ -240,7 +240,6 @@ kernel! {
         x: &'a [f32],
         y: &'a mut [f32],
         with: &'a [f32],
-        sign: f32,
         dweights: &'a mut [f32],
     ) {
         for (row, (x, y)) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)).enumerate() {
@@ -248,7 +247,7 @@ kernel! {
             for c in (0..width).step_by(S::LANES) {
                 put(s, y, c, s.fma(w, get(s, x, c), get(s, y, c)));
             }
-            dweights[row] += sign * dot(s, x, &with[row * width..][..width]);
+            dweights[row] += dot(s, x, &with[row * width..][..width]);
         }
     }
 

@@ -49,10 +49,12 @@ pub(super) struct Work<'a> {
     r: &'a mut [f32],
     p: &'a mut [f32],
     coefficients: &'a mut [f32],
+    /// `Z_0 - target`, where the target is not zero: what the decay acts on, without cancellation in its gradient.
+    ahead: &'a mut [f32],
 }
 
 impl<'a> Work<'a> {
-    fn lens(s: &Shape, count: usize, coefficients: usize) -> [usize; 20] {
+    fn lens(s: &Shape, count: usize, coefficients: usize) -> [usize; 21] {
         let all = count + s.halo();
         let (inputs, results, square) = (all * s.inputs, all * s.results, count * all);
         let (keys, values, one) = (all * s.d.dk, all * s.d.dv, count + 1);
@@ -77,6 +79,7 @@ impl<'a> Work<'a> {
             values,
             values,
             count * coefficients,
+            if s.pull == Pull::Start { s.plan.at.z.len() } else { 0 },
         ]
     }
 
@@ -87,17 +90,18 @@ impl<'a> Work<'a> {
 
     pub fn new(s: &Shape, count: usize, coefficients: usize, buffer: &'a mut [f32]) -> Self {
         let lens = Self::lens(s, count, coefficients);
-        let [h, back, z, g, zq, square, weighed, cs, cr, a, m, n, wz, ws, keys, values, thresholds, r, p, own] =
+        let [h, back, z, g, zq, square, weighed, cs, cr, a, m, n, wz, ws, keys, values, thresholds, r, p, own, ahead] =
             cut(buffer, lens);
         let all = count + s.halo();
-        for zeroed in [&mut *h, &mut *back, &mut *g, &mut *cs, &mut *cr, &mut *a, &mut *m, &mut *n, &mut *wz, &mut *ws] {
+        for zeroed in [&mut *h, &mut *back, &mut *g, &mut *cs, &mut *cr, &mut *a, &mut *m, &mut *n, &mut *wz, &mut *ws]
+        {
             zeroed.fill(0.0);
         }
         for zeroed in [&mut *keys, &mut *values, &mut *thresholds, &mut *own] {
             zeroed.fill(0.0);
         }
         let c = Coefficients { all, b: &mut [], s: cs, r: cr, a, m, n };
-        Self { h, back, z, g, zq, square, weighed, c, wz, ws, keys, values, thresholds, r, p, coefficients: own }
+        Self { h, back, z, g, zq, square, weighed, c, wz, ws, keys, values, thresholds, r, p, coefficients: own, ahead }
     }
 }
 
@@ -125,9 +129,14 @@ impl Engine<'_> {
         dstate: &mut [f32],
     ) {
         let (s, at) = (self.shape, &self.shape.plan.at);
-        for (to, from) in [(&mut *d.keys, &at.keys), (&mut *d.values, &at.values), (&mut *d.thresholds, &at.thresholds)] {
+        for (to, from) in [(&mut *d.keys, &at.keys), (&mut *d.values, &at.values), (&mut *d.thresholds, &at.thresholds)]
+        {
             let first = to.len() - from.len();
             to[first..].copy_from_slice(&dstate[from.clone()]);
+        }
+        if s.pull == Pull::Start {
+            d.ahead.copy_from_slice(&state[at.z.clone()]);
+            point::add_scaled(self.isa, -1.0, &state[at.start.clone()], d.ahead);
         }
         self.advance_backward(state, f, d, dstate);
         let fresh = !s.anchored() || s.begins(x.pos);
@@ -161,20 +170,19 @@ impl Engine<'_> {
                 let (back, space) = (&f.back[result.clone()], &mut f.rows[..all * l.rows]);
                 apply(isa, self.rows, l, dw, &f.h[input.clone()], space, Start::Zero);
                 let dweights = &mut dcoefficients[last.clone()];
-                point::add_rows_weighed(isa, l.rows, weights, space, &mut d.back[result], back, 1.0, dweights);
+                point::add_rows_weighed(isa, l.rows, weights, space, &mut d.back[result], back, dweights);
                 point::scale_rows(isa, l.rows, weights, back, space);
                 apply_back(isa, l, dw, space, &mut d.h[input], Start::Current);
             }
         }
         let mut dot = 0.0;
         let (a, m) = (f.c.a[n], f.c.m[n]);
-        point::inner(isa, &dstate[at.z.clone()], &state[at.z.clone()], &mut dot);
+        let ahead = if s.pull == Pull::Start { &*d.ahead } else { &state[at.z.clone()] };
+        point::inner(isa, &dstate[at.z.clone()], ahead, &mut dot);
         d.c.a[n] += dot;
         if s.pull == Pull::Start {
             let (z, rest) = dstate.split_at_mut(at.z.end);
             let dstart = &mut rest[at.start.start - at.z.end..at.start.end - at.z.end];
-            point::inner(isa, &z[at.z.clone()], &state[at.start.clone()], &mut dot);
-            d.c.a[n] -= dot;
             point::add_scaled(isa, 1.0 - a, &z[at.z.clone()], dstart);
         }
         if s.kind.momentum {
@@ -249,26 +257,23 @@ impl Engine<'_> {
         for i in s.at_level(level) {
             let l = &s.layers[i];
             let (g, dz) = (&f.g[s.input(level, n)], &d.zq[s.result(i, n)]);
+            let from = if pulled { &d.ahead[l.at.clone()] } else { &state[base.clone()][l.at.clone()] };
             let sources = [
-                Some((base, &*f.wz, 1.0, &mut *d.wz)),
-                momentum.then_some((&at.s, &*f.ws, 1.0, &mut *d.ws)),
+                Some((from, base, &*f.wz, &mut *d.wz)),
+                momentum.then(|| (&state[at.s.clone()][l.at.clone()], &at.s, &*f.ws, &mut *d.ws)),
             ];
-            for (place, weights, sign, dweights) in sources.into_iter().flatten() {
-                let part = place.start + l.at.start..place.start + l.at.end;
+            for (from, place, weights, dweights) in sources.into_iter().flatten() {
                 let space = &mut f.rows[..g.len()];
-                apply_back(isa, l, &state[part.clone()], dz, space, Start::Zero);
+                apply_back(isa, l, from, dz, space, Start::Zero);
                 let dg = &mut d.g[s.input(level, n)];
-                point::add_rows_weighed(isa, l.columns, weights, space, dg, g, sign, dweights);
+                point::add_rows_weighed(isa, l.columns, weights, space, dg, g, dweights);
                 let space = &mut f.rows[..dz.len()];
                 point::scale_rows(isa, l.rows, weights, dz, space);
-                add_outer(isa, l, space, g, &mut dstate[part]);
+                add_outer(isa, l, space, g, &mut dstate[place.start + l.at.start..place.start + l.at.end]);
             }
             if pulled {
                 let part = at.start.start + l.at.start..at.start.start + l.at.end;
-                let space = &mut f.rows[..g.len()];
-                apply_back(isa, l, &state[part.clone()], dz, space, Start::Zero);
-                let dg = &mut d.g[s.input(level, n)];
-                point::add_rows_weighed(isa, l.columns, f.wt, space, dg, g, -1.0, d.wz);
+                apply_back(isa, l, &state[part.clone()], dz, &mut d.g[s.input(level, n)], Start::Current);
                 let space = &mut f.rows[..dz.len()];
                 point::scale_rows(isa, l.rows, f.wt, dz, space);
                 add_outer(isa, l, space, g, &mut dstate[part]);
