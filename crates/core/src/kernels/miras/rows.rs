@@ -5,7 +5,7 @@ use crate::kernels::gemm::{MatMut, MatRef, Start, product};
 use crate::kernels::vector::{dot, get, kernel};
 use crate::rules::miras::bias::{Bias, with_bias};
 use crate::rules::miras::features::{Features, with_features};
-use crate::rules::miras::gradient::{clip, clip_backward};
+use crate::rules::miras::smooth::{clip, clip_backward};
 use crate::simd::Isa;
 
 /// How rows are multiplied with a tensor.
