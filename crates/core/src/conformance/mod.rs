@@ -148,6 +148,13 @@ pub fn endurance<R: MemoryRule>(rule: &R, tokens: usize) -> Report {
     report
 }
 
+/// The check of kernels alone: every kernel of the rule against its reference.
+pub fn kernels<R: MemoryRule>(rule: &R) -> Report {
+    let mut report = Report::new(rule);
+    kernels::check(rule, &mut report);
+    report
+}
+
 /// Head sizes for checks that are about more than one size, among those that the rule accepts.
 fn sizes<R: MemoryRule>(rule: &R, sizes: &[(usize, usize)]) -> Vec<Dims> {
     sizes.iter().map(|&(dk, dv)| Dims::new(dk, dv)).filter(|&d| rule.check(d).is_ok()).collect()

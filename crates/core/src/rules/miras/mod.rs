@@ -18,11 +18,11 @@ mod divergence;
 mod gradient;
 pub(crate) mod knob;
 mod newton;
-mod plan;
+pub(crate) mod plan;
 mod presets;
 mod read;
 mod settle;
-mod smooth;
+pub(crate) mod smooth;
 mod validity;
 mod write;
 
@@ -36,6 +36,8 @@ pub use presets::Preset;
 pub use smooth::Activation as HiddenActivation;
 
 use crate::error::Result;
+use crate::kernel::Kernel;
+use crate::kernels;
 use crate::rule::{About, Activation, ChunkForm, Dims, HeadDecay, Input, MemoryRule, StateTensor, Width, input};
 use crate::scalar::Scalar;
 use algorithm::{Algorithm, AnyAlgorithm, Solve, with_algorithm};
@@ -225,6 +227,7 @@ impl Miras {
 
 impl MemoryRule for Miras {
     const NAME: &'static str = "miras";
+    const KERNELS: &'static [Kernel<Self>] = kernels::miras::KERNELS;
 
     fn name(&self) -> &'static str {
         self.name

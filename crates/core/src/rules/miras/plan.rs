@@ -24,11 +24,11 @@ const STEP_KEYS: [&str; 3] = ["k2", "k3", "k4"];
 const STEP_VALUES: [&str; 3] = ["v2", "v3", "v4"];
 const STEP_RATES: [&str; 3] = ["rate2", "rate3", "rate4"];
 /// The most inner steps of a token.
-pub(super) const MOST_STEPS: usize = 1 + STEP_KEYS.len();
+pub(crate) const MOST_STEPS: usize = 1 + STEP_KEYS.len();
 
 /// Parts of the flat state; empty where the rule does not have them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Places {
+pub(crate) struct Places {
     /// The memory.
     pub z: Range<usize>,
     /// Momentum.
@@ -53,7 +53,7 @@ pub(super) struct Places {
 
 /// The shape of one rule at one size.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// Size of a head as the mixer sees it.
     pub d: Dims,
     /// Size as the memory sees it: keys are as wide as their features.
@@ -168,7 +168,7 @@ impl Plan {
 
 /// Indices of a token's inputs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     /// Key, value and, if there are any, rate of every inner step.
     pub steps: Vec<(usize, usize, Option<usize>)>,
     pub retain: Option<usize>,
@@ -180,10 +180,10 @@ pub(super) struct Slots {
 }
 
 /// Index of the query among the inputs.
-pub(super) const QUERY: usize = 2;
+pub(crate) const QUERY: usize = 2;
 
 /// The inputs of a rule, and their indices.
-pub(super) fn inputs(rule: &Miras) -> (Vec<Input>, Slots) {
+pub(crate) fn inputs(rule: &Miras) -> (Vec<Input>, Slots) {
     let (momentum, unit_scale, solve) =
         with_algorithm!(&rule.algorithm, a => (a.momentum(), a.unit_scale(), a.solve()));
     let pulls = with_retention!(&rule.retention, r => r.pull() != Pull::Keep);

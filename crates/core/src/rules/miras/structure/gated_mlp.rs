@@ -7,7 +7,7 @@
 //! Unlike the paper, the result is normalised by default, as that of `mlp` is: without it nothing bounds how fast a
 //! product of three tensors grows. `norm = false` is the printed form. The residual adds the raw key.
 
-use super::{Axis, Structure, Tensor};
+use super::{Axis, Network, Structure, Tensor};
 use crate::error::{Error, Result};
 use crate::rule::{Dims, Start};
 use crate::rules::matrix::{add_outer, add_scaled, apply, apply_transposed};
@@ -86,6 +86,9 @@ impl Structure for GatedMlp {
 
     fn residual(&self) -> bool {
         self.residual
+    }
+    fn network(&self) -> Option<Network> {
+        Some(Network { layers: 2, gated: true, activation: self.activation, norm: self.norm })
     }
 
     fn forward<F: Scalar>(&self, d: Dims, w: &[F], x: &[F], y: &mut [F]) {

@@ -1,8 +1,9 @@
 //! A matrix, `M(W, x) = W x`: at most `dk` independent associations [Atlas v1 sec.3.1].
 
-use super::{Axis, Structure, Tensor};
+use super::{Axis, Network, Structure, Tensor};
 use crate::rule::{Dims, Start};
 use crate::rules::matrix;
+use crate::rules::miras::smooth::Activation;
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,9 @@ impl Structure for Matrix {
         matrix::read_backward(w, x, dy, dx, dw);
     }
 
+    fn network(&self) -> Option<Network> {
+        Some(Network { layers: 1, gated: false, activation: Activation::Gelu, norm: false })
+    }
     fn is_matrix(&self) -> bool {
         true
     }

@@ -8,7 +8,7 @@
 //! The residual adds the raw key; LN has no scale and no offset. With all weights zero every gradient vanishes for
 //! ever, so the tensors start from learned parameters.
 
-use super::{Axis, Structure, Tensor};
+use super::{Axis, Network, Structure, Tensor};
 use crate::error::{Error, Result};
 use crate::rule::{Dims, Start};
 use crate::rules::matrix::{apply, apply_transposed, add_outer, add_scaled};
@@ -107,6 +107,9 @@ impl Structure for Mlp {
 
     fn residual(&self) -> bool {
         self.residual
+    }
+    fn network(&self) -> Option<Network> {
+        Some(Network { layers: self.layers, gated: false, activation: self.activation, norm: self.norm })
     }
 
     fn forward<F: Scalar>(&self, d: Dims, w: &[F], x: &[F], y: &mut [F]) {

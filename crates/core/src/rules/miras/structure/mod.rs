@@ -5,6 +5,7 @@
 //! about either.
 
 use super::knob::knob;
+use super::smooth::Activation;
 use crate::error::Result;
 use crate::rule::{Dims, Start};
 use crate::scalar::Scalar;
@@ -46,6 +47,19 @@ impl Tensor {
     }
 }
 
+/// What the fused kernels know of a structure: layers from the output, `z_i = W_i h_i` and `h_{i-1} = act(z_i)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Number of layers; a matrix has one.
+    pub layers: usize,
+    /// True if there are two layers and a third tensor beside the inner one, `h_1 = act(W_2 x) (W_3 x)`.
+    pub gated: bool,
+    /// The non-linearity between layers.
+    pub activation: Activation,
+    /// Whether the last layer's result is normalised.
+    pub norm: bool,
+}
+
 /// The shape of a memory.
 pub trait Structure {
     /// Refuses sizes that do not exist, with the reason. `d.dk` is the width of what the memory sees: the features.
@@ -65,6 +79,10 @@ pub trait Structure {
     fn forward<F: Scalar>(&self, d: Dims, w: &[F], x: &[F], y: &mut [F]);
     /// Transpose of [`Structure::forward`]; adds into `dw` and `dx`.
     fn backward<F: Scalar>(&self, d: Dims, w: &[F], x: &[F], dy: &[F], dw: &mut [F], dx: &mut [F]);
+    /// Its layers, if it is made of them in the way that the fused kernels know.
+    fn network(&self) -> Option<Network> {
+        None
+    }
     /// True if `M` is linear in `x` and one matrix: closed forms of inner steps exist.
     fn is_matrix(&self) -> bool {
         false

@@ -1,0 +1,50 @@
+//! Kernels of the generic rule [`crate::rules::Miras`].
+//!
+//! Gradients of a chunk are taken at one state, so inside of a block of tokens every weight tensor follows a linear
+//! recurrence with known steps, and no tensor is formed per token [Titans v1 eq.16-18, Miras v1 eq.28-29]:
+//!
+//! ```text
+//! at the anchor   h = inputs of the layers, B = what flows back into their results      G_i = B_i h_i^T
+//! state           Z_t = a_t Z_0 + m_t S_0 + (1 - a_t) target + sum_i r[t,i] G_i          see `coefficients`
+//! a read          o_t = Z_t x_t = a_t Z_0 x_t + m_t S_0 x_t + .. + sum_i r[t,i] (x_t . h_i) B_i
+//! ```
+//!
+//! layer by layer: one masked product of tokens with tokens per layer, nested in the activations. A block lies inside
+//! of one chunk and starts anywhere in it, since the state has the anchor. See `transpose` for the way back.
+
+mod blocks;
+mod coefficients;
+mod frame;
+mod pointwise;
+mod rows;
+mod shape;
+mod token;
+mod transpose;
+
+use crate::kernel::Kernel;
+use crate::rules::Miras;
+
+/// Shortest chunk at which products of tokens with tokens are worth their setting up.
+const LEAST_CHUNK: usize = 4;
+
+/// The kernels, in order of measured speed.
+pub(crate) const KERNELS: &[Kernel<Miras>] = &[
+    Kernel {
+        name: "blocks",
+        about: "frozen gradients of many tokens through nested masked products",
+        canonical: false,
+        is_available: |rule, _| rule.chunk >= LEAST_CHUNK && shape::covers(rule),
+        forward: blocks::forward,
+        backward: blocks::backward,
+        read: token::read,
+    },
+    Kernel {
+        name: "token",
+        about: "frozen gradients, one token after the other; blocks backward",
+        canonical: true,
+        is_available: |rule, _| shape::covers(rule),
+        forward: token::forward,
+        backward: blocks::backward,
+        read: token::read,
+    },
+];

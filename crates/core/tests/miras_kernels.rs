@@ -1,0 +1,44 @@
+//! Kernels of the generic rule, held to its reference over settings that no preset has.
+
+use hecate_core::conformance;
+use hecate_core::rules::Miras;
+use serde_json::{Value, json};
+
+fn rule(settings: Value) -> Miras {
+    serde_json::from_value(settings).expect("the settings exist")
+}
+
+/// Settings that between them reach every branch of the kernels.
+fn settings() -> Vec<Value> {
+    let mlp = |layers: usize, activation: &str, residual: bool, norm: bool| json!({"name": "mlp", "layers": layers, "expansion": 2, "activation": activation, "residual": residual, "norm": norm});
+    vec![
+        json!({"chunk": 7}),
+        json!({"chunk": 64, "algorithm": "momentum", "retention": "none"}),
+        json!({"chunk": 100, "bias": "dot", "window": 5}),
+        json!({"chunk": 5, "window": 9, "algorithm": "momentum", "retention": "l2_anchor"}),
+        json!({"chunk": 16, "read": "pre", "clip": 0.5, "algorithm": "momentum"}),
+        json!({"chunk": 16, "read": "start", "window": 2, "clip": 0.5}),
+        json!({"chunk": 1, "window": 3, "clip": 0.5, "read": "pre"}),
+        json!({"chunk": 16, "structure": mlp(2, "gelu", true, true), "algorithm": "momentum"}),
+        json!({"chunk": 64, "structure": mlp(2, "silu", false, false), "algorithm": "momentum", "retention": "l2_anchor"}),
+        json!({"chunk": 6, "structure": mlp(3, "gelu", false, true), "retention": "none", "window": 4}),
+        json!({"chunk": 32, "structure": mlp(2, "silu", true, false), "read": "start", "retention": "l2_anchor"}),
+        json!({"chunk": 9, "structure": mlp(4, "silu", true, true), "read": "pre", "algorithm": "momentum"}),
+        json!({"structure": mlp(2, "gelu", true, true), "retention": "l2_anchor", "algorithm": "momentum"}),
+        json!({"chunk": 2, "structure": mlp(2, "gelu", true, true), "retention": "l2_anchor"}),
+    ]
+}
+
+#[test]
+fn every_kernel_is_the_reference_over_settings_that_no_preset_has() {
+    let only = std::env::var("ONLY").unwrap_or_default();
+    for (i, settings) in settings().into_iter().enumerate() {
+        if !only.is_empty() && only != i.to_string() {
+            continue;
+        }
+        let start = std::time::Instant::now();
+        let report = conformance::kernels(&rule(settings.clone()));
+        println!("{i} {settings} {:?}", start.elapsed());
+        assert!(report.passed(), "{settings}\n{report}");
+    }
+}
