@@ -21,8 +21,10 @@ mod shape;
 mod token;
 mod transpose;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Scratch, Sequence};
+use crate::rule::Dims;
 use crate::rules::Miras;
+use crate::scan::{CHECKPOINT_TOKENS, PerInput};
 
 /// Shortest chunk at which products of tokens with tokens are worth their setting up.
 const LEAST_CHUNK: usize = 4;
@@ -34,7 +36,7 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         about: "frozen gradients of many tokens through nested masked products",
         canonical: false,
         is_available: |rule, _| rule.chunk >= LEAST_CHUNK && shape::covers(rule),
-        forward: blocks::forward,
+        forward: |rule, d, seq, state, y, saved, scratch| keep(blocks::forward, rule, d, seq, state, y, saved, scratch),
         backward: blocks::backward,
         read: token::read,
     },
@@ -43,8 +45,33 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         about: "frozen gradients, one token after the other; blocks backward",
         canonical: true,
         is_available: |rule, _| shape::covers(rule),
-        forward: token::forward,
+        forward: |rule, d, seq, state, y, saved, scratch| keep(token::forward, rule, d, seq, state, y, saved, scratch),
         backward: blocks::backward,
         read: token::read,
     },
 ];
+
+/// A forward pass that keeps no states.
+type Plain = fn(&Miras, Dims, Sequence<'_, f32>, &mut [f32], &mut [f32], &mut Scratch);
+
+/// Runs a forward pass; in training, piece by piece, with the state before each.
+fn keep(
+    run: Plain,
+    rule: &Miras,
+    d: Dims,
+    seq: Sequence<'_, f32>,
+    state: &mut [f32],
+    y: &mut [f32],
+    saved: Option<&mut [f32]>,
+    scratch: &mut Scratch,
+) {
+    let Some(saved) = saved else { return run(rule, d, seq, state, y, scratch) };
+    for (i, saved) in saved.chunks_exact_mut(state.len().max(1)).enumerate() {
+        saved.copy_from_slice(state);
+        let (first, last) = (i * CHECKPOINT_TOKENS, ((i + 1) * CHECKPOINT_TOKENS).min(seq.tokens));
+        let width = |x: &[f32]| x.len() / seq.tokens;
+        let inputs: PerInput<&[f32]> = seq.inputs.iter().map(|x| &x[first * width(x)..last * width(x)]).collect();
+        let piece = Sequence { tokens: last - first, pos: seq.pos + first as u64, inputs: &inputs };
+        run(rule, d, piece, state, &mut y[first * d.dv..last * d.dv], scratch);
+    }
+}
