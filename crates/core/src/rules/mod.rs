@@ -147,6 +147,7 @@ rules! {
     oja::Oja,
     hgrn2::Hgrn2,
     rwkv7::Rwkv7,
+    lattice::Lattice,
 }
 
 /// One kernel as a table row.

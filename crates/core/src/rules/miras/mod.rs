@@ -21,7 +21,7 @@ mod plan;
 mod presets;
 mod read;
 mod settle;
-mod smooth;
+pub(crate) mod smooth;
 mod validity;
 mod write;
 
