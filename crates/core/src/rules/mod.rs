@@ -148,6 +148,7 @@ rules! {
     hgrn2::Hgrn2,
     rwkv7::Rwkv7,
     lattice::Lattice,
+    trellis::Trellis,
 }
 
 /// One kernel as a table row.
