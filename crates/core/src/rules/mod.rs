@@ -149,6 +149,7 @@ rules! {
     rwkv7::Rwkv7,
     lattice::Lattice,
     trellis::Trellis,
+    tnt::Tnt,
 }
 
 /// One kernel as a table row.
