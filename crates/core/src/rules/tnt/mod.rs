@@ -335,9 +335,6 @@ impl MemoryRule for Tnt {
         if !(2..=MOST_TOKENS).contains(&self.shard) {
             return refuse(format!("shard = {}: from 2 to {MOST_TOKENS}, or nothing is carried on", self.shard));
         }
-        if self.projection == Projection::Chunk && self.locals.contains(&1) {
-            return refuse("a chunk of one token has its own key alone to project on: projection = \"shard\"".into());
-        }
         if self.projection == Projection::Shard && d.dk < 2 {
             return refuse("keys of a single value have one direction: projection = \"none\"".into());
         }
@@ -530,7 +527,6 @@ mod tests {
         refused(Tnt { locals: vec![24], ..Tnt::default() }, "24");
         refused(Tnt { global_chunk: 1, ..Tnt::default() }, "global_chunk");
         refused(Tnt { shard: 1, locals: vec![1], ..Tnt::default() }, "shard");
-        refused(Tnt { projection: Projection::Chunk, locals: vec![1], ..Tnt::default() }, "projection");
         assert!(Tnt::default().check(Dims::new(4, 5)).is_err(), "the residual adds keys to values");
     }
 }

@@ -21,7 +21,7 @@ pub enum Projection {
     Shard,
     /// `G q` over the keys of the shard [TNT v1 sec.C].
     ShardRaw,
-    /// `G q` over the keys of the local memory's chunk [TNT v1 eq.7].
+    /// `G q` over the keys of the local memory's chunk; of the token alone, where that has one token [TNT v1 eq.7].
     Chunk,
     /// A projector: `K^T (K K^T + ridge I)^-1 K q` over the unit keys K of the shard, token by token. Unlike the paper,
     /// which says projection and sums.
