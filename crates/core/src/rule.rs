@@ -80,7 +80,8 @@ pub enum Activation {
         /// Initial biases, one per value and repeated; the weights start small.
         bias: &'static [f64],
     },
-    /// `softmax(x w)` over the input's width: latent targets, which are shares of one.
+    /// `softmax(x w)` over the input's width: latent targets, which are shares of one. No gate: the weights start at
+    /// ordinary size, since equal shares tell a memory nothing.
     Softmax,
     /// One number per head that nothing learns, the same for every token.
     PerHead(HeadDecay),
@@ -106,9 +107,9 @@ impl HeadDecay {
 }
 
 impl Activation {
-    /// True for inputs that are made without convolution, from a projection of the block's input.
+    /// True for inputs that are made without convolution, each value from one projection of the block's input.
     pub fn is_gate(self) -> bool {
-        matches!(self, Activation::Sigmoid { .. } | Activation::Softplus { .. } | Activation::Softmax)
+        matches!(self, Activation::Sigmoid { .. } | Activation::Softplus { .. })
     }
 }
 

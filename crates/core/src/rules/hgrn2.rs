@@ -7,8 +7,8 @@
 //!
 //! There is no key: 1 - retain stands in its place, one value per key channel, so the write is the Hebbian one (Miras
 //! lists an l1 loss here, whose gradient would be bounded in v; this one is linear in it). Each column of W stays a
-//! weighted mean of values. Unlike the paper, the forget gates have no lower bound that rises from layer to layer, and the query has
-//! unit length.
+//! weighted mean of values. Unlike the paper, the forget gates have no lower bound that rises from layer to layer, and
+//! the query has unit length.
 
 use super::matrix;
 use crate::rule::{About, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width, input, named, named_mut};
@@ -37,7 +37,11 @@ impl MemoryRule for Hgrn2 {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![input::V, input::Q, Input { width: Width::Key, about: "fraction of each key channel kept this token", ..input::RETAIN }]
+        vec![
+            input::V,
+            input::Q,
+            Input { width: Width::Key, about: "fraction of each key channel kept this token", ..input::RETAIN },
+        ]
     }
 
     fn state(&self, d: Dims) -> Vec<StateTensor> {

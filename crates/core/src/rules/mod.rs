@@ -149,6 +149,9 @@ rules! {
     oja::Oja,
     hgrn2::Hgrn2,
     rwkv7::Rwkv7,
+    lattice::Lattice,
+    trellis::Trellis,
+    tnt::Tnt,
 }
 
 /// One kernel as a table row.

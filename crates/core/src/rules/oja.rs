@@ -56,15 +56,7 @@ impl MemoryRule for Oja {
         matrix::add_outer(w, rate[0], v, &b);
     }
 
-    fn write_backward<F: Scalar>(
-        &self,
-        _d: Dims,
-        _pos: u64,
-        x: &[&[F]],
-        w: &[F],
-        dx: &mut [&mut [F]],
-        dw: &mut [F],
-    ) {
+    fn write_backward<F: Scalar>(&self, _d: Dims, _pos: u64, x: &[&[F]], w: &[F], dx: &mut [&mut [F]], dw: &mut [F]) {
         let [k, v, _q, retain, rate] = named(x);
         let [dk, dv, _dq, dretain, drate] = named_mut(dx);
         let b = unrecalled(w, k, v);
