@@ -85,7 +85,7 @@ def named():
         "moneta_exact": deep(edges="inner"),
         "moneta_literal": deep(edges="inner"),
         "yaad": deep(),
-        "memora": deep() | {"square": DEEP | dict(tokens=18)},
+        "memora": deep(edges="inner") | {"square": DEEP | dict(tokens=18)},
         "dla": deep(BARE | {"residual": True}),
         "swla": matrix(four={"window": 4}, chunk={"window": 4, "chunk": 4}) | {"square": SQUARE | dict(tokens=19)},
         "omeganet": window(BARE | {"residual": True}),

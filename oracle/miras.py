@@ -66,7 +66,7 @@ class Muon(Gd):
 
     def direction(self, s):
         if s.ndim == 1 or 1 in s.shape:
-            return s / norm(s)
+            return s / (norm(s) + 1e-7)
         a, b, c = POLYNOMIALS[self.polynomial]
         tall = s.shape[0] > s.shape[1]
         x = s.T if tall else s
