@@ -26,14 +26,19 @@ def first():
     return cases | {f"{label}_edges": case | dict(edges=True) for label, case in cases.items()}
 
 
-def matrix(**settings):
+def matrix(edges=True, **settings):
     """A rule with a matrix, at its own settings and with others."""
     cases = {
         "square": SQUARE,
         "narrow": NARROW,
-        "wide": dict(dk=3, dv=5, tokens=11, edges=True),
+        "wide": dict(dk=3, dv=5, tokens=11, edges=edges),
     }
     return cases | {label: NARROW | dict(settings=changes) for label, changes in settings.items()}
+
+
+def slots(**settings):
+    """A rule with slots, which a token without retention and rate would leave without a direction."""
+    return matrix(edges="inner", **settings)
 
 
 def deep(structure=SHALLOW, edges=True):
@@ -80,7 +85,7 @@ def named():
         "moneta_exact": deep(edges="inner"),
         "moneta_literal": deep(edges="inner"),
         "yaad": deep(),
-        "memora": deep() | {"square": DEEP | dict(tokens=18)},
+        "memora": deep(edges="inner") | {"square": DEEP | dict(tokens=18)},
         "dla": deep(BARE | {"residual": True}),
         "swla": matrix(four={"window": 4}, chunk={"window": 4, "chunk": 4}) | {"square": SQUARE | dict(tokens=19)},
         "omeganet": window(BARE | {"residual": True}),
@@ -88,7 +93,7 @@ def named():
         "atlas_plus": window(GATES),
     }
     for name in ["lattice_decoding", "lattice_encoding", "lattice_similarity"]:
-        cases[name] = matrix(free={"retract": False}, chunk={"chunk": 4}, free_chunk={"retract": False, "chunk": 4})
+        cases[name] = slots(free={"retract": False}, chunk={"chunk": 4}, free_chunk={"retract": False, "chunk": 4})
     return cases
 
 
@@ -115,7 +120,7 @@ def own():
         "oja": matrix(),
         "hgrn2": matrix(),
         "rwkv7": matrix(),
-        "lattice": matrix(encoding={"variant": "encoding", "chunk": 3}),
+        "lattice": slots(encoding={"variant": "encoding", "chunk": 3}),
         "trellis": matrix(few=few, chunk=few | {"chunk": 4}, exact=few | {"chunk": 4, "sweeps": 3},
                           identity=few | {"write": "identity"}, unit=few | {"write": "l2_silu", "read": "l2_silu"},
                           out=few | {"read": "identity", "out": "ln_silu"}),
@@ -197,6 +202,10 @@ def algorithms():
     for name in ["dot", "lp3", "lp25", "l1", "huber"]:
         yield {f"implicit_{name}": NARROW | dict(settings={"algorithm": "implicit", "bias": BIASES[name]}, rate=2.0)}
     yield {"implicit_anchor": NARROW | dict(settings={"algorithm": "implicit", "retention": "l2_anchor"})}
+    implicit = {"algorithm": "implicit", "bias": "huber"}
+    yield {"implicit_window": NARROW | dict(settings=implicit | {"window": 1})}
+    yield {"implicit_steps": NARROW | dict(settings=implicit | {"steps": 2, "clip": 0.5})}
+    yield {"implicit_channels": NARROW | dict(settings=implicit | {"gates": "value", "bias": BIASES["lp3"]})}
     yield {"implicit_features": NARROW | dict(settings={"algorithm": "implicit", "features": QUADRATIC})}
     yield {"newton": NARROW | dict(settings={"algorithm": {"name": "newton", "lambda": 2.0}}, edges=True)}
     yield {"newton_features": NARROW | dict(settings={"algorithm": "newton", "features": "elu", "retention": "none"})}

@@ -66,7 +66,7 @@ class Muon(Gd):
 
     def direction(self, s):
         if s.ndim == 1 or 1 in s.shape:
-            return s / norm(s)
+            return s / (norm(s) + 1e-7)
         a, b, c = POLYNOMIALS[self.polynomial]
         tall = s.shape[0] > s.shape[1]
         x = s.T if tall else s
@@ -251,7 +251,8 @@ class Miras:
             state["ns_rate"] = jnp.reshape(0.0 if ends else reach, (1,))
         g = {name: 0.0 for name in w}
         for gamma, k, v, threshold in self.associations(state, x, pos, n):
-            one = self.gradient_of(w, k, v, threshold, x.get("coefficients"), rate)
+            size = gamma if self.window and n == 1 else rate
+            one = self.gradient_of(w, k, v, threshold, x.get("coefficients"), size)
             g = {name: g[name] + gamma * one[name] for name in g}
         for name in w:
             keep = self.spread(retain, name)

@@ -159,8 +159,8 @@ struct Same;
 impl Terms for Same {}
 
 /// Where the momentum is named after the tensor that it moves.
-struct Specified;
-impl Terms for Specified {
+struct Moved;
+impl Terms for Moved {
     fn alias(&self, tensor: &str) -> String {
         if tensor == "S" { "S_W".to_string() } else { tensor.to_string() }
     }
@@ -335,7 +335,11 @@ fn every_rule_reproduces_the_vectors_of_the_specification() {
         let mut settings = specified(&name);
         settings["name"] = json!(name);
         let golden = Golden { settings: Some(settings), ..Golden::whole(&format!("spec/{name}.safetensors")) };
-        let terms: &dyn Terms = if name == "memora" { &Weights } else { &Specified };
+        let terms: &dyn Terms = match &name[..] {
+            "memora" => &Weights,
+            "titans" => &Moved,
+            _ => &Same,
+        };
         let compare = |rule: AnyRule| expect_all_used(&golden, &check_case(&rule, &golden, terms)?);
         failures.extend(golden.rule().and_then(compare).err());
     }
