@@ -54,6 +54,7 @@ pub fn resolve(args: &Train) -> Result<(String, RunConfig), Failure> {
     }
     // A resumed run may start in another folder.
     config.data.path = config.data.path.map(|p| std::path::absolute(&p).unwrap_or(p));
+    config.train.from = config.train.from.map(|p| std::path::absolute(&p).unwrap_or(p));
     config.check()?;
     Ok((name, config))
 }
@@ -103,6 +104,11 @@ fn describe(run: &mut Run) -> Result<(), Failure> {
         table.row([format!("{kind:?}").to_lowercase(), tensors.to_string(), parameters.to_string(), decay.into()]);
     }
     eprintln!("{}", run.folder().display());
+    if !config.train.only.is_empty() {
+        let trained = trainer.trained();
+        let names: Vec<&str> = trained.specs.iter().map(|spec| spec.name.as_str()).collect();
+        eprintln!("trained, {} parameters: {}", human::count(trained.count() as f64), names.join(", "));
+    }
     eprint!("{}", table.plain());
     eprintln!(
         "{} parameters, {} lanes x {} tokens a step, {} steps, {} threads",
