@@ -184,7 +184,7 @@ fn softmax<F: Scalar>(z: &mut [F]) {
     let most = z.iter().fold(first, |a, &b| if b > a { b } else { a }).detach();
     z.iter_mut().for_each(|z| *z = (*z - most).exp());
     let sum = z.iter().copied().sum::<F>();
-    z.iter_mut().for_each(|z| *z = *z / sum);
+    z.iter_mut().for_each(|z| *z /= sum);
 }
 
 /// Calls `f` with every head of every gate for every token.
