@@ -12,6 +12,8 @@ fn rule(settings: Value) -> Miras {
 fn settings() -> Vec<Value> {
     let mlp = |layers: usize, activation: &str, residual: bool, norm: bool| json!({"name": "mlp", "layers": layers, "expansion": 2, "activation": activation, "residual": residual, "norm": norm});
     let gated = |norm: bool| json!({"name": "gated_mlp", "expansion": 2, "norm": norm});
+    let muon =
+        |when: &str, polynomial: &str| json!({"name": "muon", "when": when, "polynomial": polynomial, "iterations": 2});
     let moving = json!({"name": "implicit"});
     vec![
         json!({}),
@@ -27,6 +29,11 @@ fn settings() -> Vec<Value> {
         json!({"chunk": 16, "bias": "lp", "features": {"name": "polynomial"}}),
         json!({"chunk": 16, "bias": "huber_switch", "window": 4, "algorithm": "momentum"}),
         json!({"chunk": 4, "bias": "kl", "features": "elu"}),
+        json!({"algorithm": muon("chunk", "muon"), "chunk": 8}),
+        json!({"algorithm": muon("chunk", "cubic"), "chunk": 16, "read": "pre", "window": 3}),
+        json!({"algorithm": muon("chunk", "quintic"), "chunk": 7, "read": "start", "structure": mlp(2, "gelu", true, true)}),
+        json!({"algorithm": muon("token", "muon"), "retention": "l2_anchor"}),
+        json!({"algorithm": muon("chunk", "muon"), "chunk": 64, "structure": mlp(2, "gelu", true, true), "retention": "l2_anchor"}),
         json!({"chunk": 7}),
         json!({"chunk": 64, "algorithm": "momentum", "retention": "none"}),
         json!({"chunk": 100, "bias": "dot", "window": 5}),

@@ -15,6 +15,7 @@
 mod blocks;
 mod coefficients;
 mod frame;
+mod orthogonal;
 mod pointwise;
 mod rank_one;
 mod rows;

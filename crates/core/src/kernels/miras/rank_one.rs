@@ -54,8 +54,7 @@ fn member(rule: &Miras) -> Option<Member> {
     let (pull, plain) = with_retention!(&rule.retention, r => {
         (r.pull(), !(r.is_dual() || r.settles() || r.projects() || r.multiplies() || r.scales_steps() || r.shrinks()))
     });
-    let (solve, momentum, unit) =
-        with_algorithm!(&rule.algorithm, a => (a.solve(), a.momentum(), a.unit_scale()));
+    let (solve, momentum, unit) = with_algorithm!(&rule.algorithm, a => (a.solve(), a.momentum(), a.unit_scale()));
     let decays = match pull {
         Pull::Keep => false,
         Pull::Zero => !with_algorithm!(&rule.algorithm, a => a.keeps_all()),
@@ -107,8 +106,8 @@ impl<'a> Map<'a> {
     fn new(shape: &'a Shape, form: Form) -> Self {
         let rule = &shape.rule;
         let steps = shape.slots.steps.len();
-        let implicit = with_algorithm!(&rule.algorithm, a => a.solve() == Solve::Implicit)
-            && matches!(rule.bias, AnyBias::L2(_));
+        let implicit =
+            with_algorithm!(&rule.algorithm, a => a.solve() == Solve::Implicit) && matches!(rule.bias, AnyBias::L2(_));
         let width = with_features!(&rule.features, f => f.width(shape.d.dk));
         let same = steps == 1 && !implicit && matches!(rule.features, AnyFeatures::None(_));
         Self { shape, form, steps, d: Dims::new(width, shape.d.dv), implicit, same }
