@@ -11,7 +11,29 @@ fn rule(settings: Value) -> Miras {
 /// Settings that between them reach every branch of the kernels.
 fn settings() -> Vec<Value> {
     let mlp = |layers: usize, activation: &str, residual: bool, norm: bool| json!({"name": "mlp", "layers": layers, "expansion": 2, "activation": activation, "residual": residual, "norm": norm});
+    let gated = |norm: bool| json!({"name": "gated_mlp", "expansion": 2, "norm": norm});
+    let muon =
+        |when: &str, polynomial: &str| json!({"name": "muon", "when": when, "polynomial": polynomial, "iterations": 2});
+    let moving = json!({"name": "implicit"});
     vec![
+        json!({}),
+        json!({"retention": "none", "algorithm": "momentum"}),
+        json!({"gradient": "decayed", "steps": 3}),
+        json!({"steps": 2, "algorithm": "momentum"}),
+        json!({"algorithm": moving}),
+        json!({"algorithm": moving, "retention": "none", "features": "elu", "steps": 2}),
+        json!({"bias": "dot", "retention": "none", "features": {"name": "polynomial"}}),
+        json!({"bias": "dot", "algorithm": "ftrl", "retention": "none"}),
+        json!({"chunk": 16, "structure": gated(true), "retention": "l2_anchor", "algorithm": "momentum"}),
+        json!({"chunk": 8, "structure": gated(false), "bias": "huber", "retention": "l2_anchor", "window": 3}),
+        json!({"chunk": 16, "bias": "lp", "features": {"name": "polynomial"}}),
+        json!({"chunk": 16, "bias": "huber_switch", "window": 4, "algorithm": "momentum"}),
+        json!({"chunk": 4, "bias": "kl", "features": "elu"}),
+        json!({"algorithm": muon("chunk", "muon"), "chunk": 8}),
+        json!({"algorithm": muon("chunk", "cubic"), "chunk": 16, "read": "pre", "window": 3}),
+        json!({"algorithm": muon("chunk", "quintic"), "chunk": 7, "read": "start", "structure": mlp(2, "gelu", true, true)}),
+        json!({"algorithm": muon("token", "muon"), "retention": "l2_anchor"}),
+        json!({"algorithm": muon("chunk", "muon"), "chunk": 64, "structure": mlp(2, "gelu", true, true), "retention": "l2_anchor"}),
         json!({"chunk": 7}),
         json!({"chunk": 64, "algorithm": "momentum", "retention": "none"}),
         json!({"chunk": 100, "bias": "dot", "window": 5}),

@@ -30,6 +30,11 @@ pub(super) fn longest(s: &Shape, tokens: usize) -> usize {
     s.rule.chunk.clamp(1, MOST_TOKENS).min(tokens)
 }
 
+/// Room for the frame of a token that reads what its own orthogonal step made.
+fn single(s: &Shape) -> usize {
+    if s.orthogonal.is_some() { Frame::len(s, 1) } else { 0 }
+}
+
 impl Engine<'_> {
     /// A block's gradients and coefficients.
     fn prepare(&self, x: &Tokens<'_>, state: &[f32], f: &mut Frame<'_>) {
@@ -57,14 +62,20 @@ pub(super) fn forward(
     scratch: &mut Scratch,
 ) {
     let (shape, x) = (Shape::of(rule, d), tokens(seq));
-    let engine = Engine { shape: &shape, isa: scratch.isa(), rows: Rows::Fast };
-    let [buffer] = scratch.take([Frame::len(&shape, longest(&shape, x.count))]);
+    let engine = Engine::new(&shape, scratch.isa(), Rows::Fast);
+    let [buffer, one] = scratch.take([Frame::len(&shape, longest(&shape, x.count)), single(&shape)]);
     for (first, count) in blocks(&shape, &x) {
         let part = x.part(first, count);
         let mut frame = Frame::new(&shape, count, buffer);
         engine.prepare(&part, state, &mut frame);
-        engine.read_block(&part, state, &mut frame, &mut y[first * d.dv..(first + count) * d.dv]);
+        let y = &mut y[first * d.dv..(first + count) * d.dv];
+        engine.read_block(&part, state, &mut frame, y);
         engine.advance(&part, state, &mut frame);
+        if shape.reads_leap(part.pos + count as u64 - 1) {
+            let alone = Engine { alone: true, ..engine };
+            let (token, from) = (part.part(count - 1, 1), &state[shape.plan.at.z.clone()]);
+            alone.read(&token, state, from, &mut Frame::new(&shape, 1, one), &mut y[(count - 1) * d.dv..]);
+        }
     }
 }
 
@@ -77,17 +88,25 @@ pub(super) fn backward(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, ct: Cotang
     if x.count == 0 {
         return;
     }
-    let engine = Engine { shape: &shape, isa: scratch.isa(), rows: Rows::Fast };
+    let engine = Engine::new(&shape, scratch.isa(), Rows::Fast);
     let count = blocks(&shape, &x).count();
     let group = if count <= KEPT_STATES { count } else { count.isqrt() };
     let most = longest(&shape, x.count);
     let coefficients = x.gate(shape.slots.coefficients).len() / x.count;
     let len = ct.start.len();
-    let lens =
-        [Frame::len(&shape, most), Work::len(&shape, most, coefficients), count.div_ceil(group) * len, group * len];
-    let [frame, work, outer, inner] = scratch.take(lens);
+    let leaps = |n: usize| if shape.orthogonal.is_some() { n } else { 0 };
+    let lens = [
+        Frame::len(&shape, most),
+        Work::len(&shape, most, coefficients),
+        count.div_ceil(group) * len,
+        group * len,
+        single(&shape),
+        leaps(Work::len(&shape, 1, coefficients)),
+        leaps(len),
+    ];
+    let [frame, work, outer, inner, one, one_back, after] = scratch.take(lens);
     let list: Vec<(usize, usize)> = blocks(&shape, &x).collect();
-    let mut pass = Pass { engine, x: &x, frame, work, coefficients };
+    let mut pass = Pass { engine, x: &x, frame, work, one: [one, one_back], after, coefficients };
     let running = &mut inner[..len];
     running.copy_from_slice(ct.start);
     for (i, (list, kept)) in list.chunks(group).zip(outer.chunks_exact_mut(len)).enumerate() {
@@ -115,6 +134,9 @@ struct Pass<'a, 'x> {
     x: &'a Tokens<'x>,
     frame: &'a mut [f32],
     work: &'a mut [f32],
+    /// A frame and its work for a token that reads what its own orthogonal step made, and the state behind that.
+    one: [&'a mut [f32]; 2],
+    after: &'a mut [f32],
     coefficients: usize,
 }
 
@@ -152,6 +174,29 @@ impl Pass<'_, '_> {
             })
             .collect();
         let dy = &dy[first * width..(first + count) * width];
-        self.engine.backward(&part, state, &mut frame, &mut work, dy, &mut dx, dstate);
+        if shape.leaps(part.pos + count as u64 - 1) {
+            self.after.copy_from_slice(state);
+            self.engine.advance(&part, self.after, &mut frame);
+        }
+        if shape.reads_leap(part.pos + count as u64 - 1) {
+            let [one, back] = &mut self.one;
+            let (mut one, mut back) = (Frame::new(shape, 1, one), Work::new(shape, 1, self.coefficients, back));
+            let (engine, at, after) = (Engine { alone: true, ..self.engine }, &shape.plan.at, &*self.after);
+            let (token, last) = (part.part(count - 1, 1), count - 1);
+            engine.read(&token, after, &after[at.z.clone()], &mut one, back.space(width));
+            let mut dx: DInputs<'_> = dx
+                .iter_mut()
+                .map(|d| {
+                    let width = d.len() / count;
+                    &mut d[last * width..]
+                })
+                .collect();
+            engine.read_backward(&token, after, &at.z, &mut one, &mut back, &dy[last * width..], &mut dx, dstate);
+            if let Some(i) = shape.slots.coefficients {
+                dx[i].iter_mut().zip(&*back.coefficients).for_each(|(d, &own)| *d += own);
+            }
+        }
+        let states = (state, &*self.after);
+        self.engine.backward(&part, states, &mut frame, &mut work, dy, &mut dx, dstate);
     }
 }

@@ -1,6 +1,7 @@
 //! One block of tokens under one anchor: its gradients at the anchor, its reads, and the state behind it.
 
 use super::coefficients::{Coefficients, Gates};
+use super::orthogonal::{self, Orthogonal};
 use super::pointwise as point;
 use super::rows::{self, Rows, apply, apply_back, row};
 use super::shape::Shape;
@@ -79,14 +80,17 @@ pub(super) struct Frame<'a> {
     pub wt: &'a mut [f32],
     /// Rows of the widest kind.
     pub rows: &'a mut [f32],
+    /// What an orthogonal step is made in.
+    pub space: &'a mut [f32],
 }
 
 impl<'a> Frame<'a> {
-    fn lens(s: &Shape, count: usize) -> [usize; 24] {
+    fn lens(s: &Shape, count: usize) -> [usize; 25] {
         let all = count + s.halo();
         let (inputs, results, square) = (all * s.inputs, all * s.results, count * all);
         let (keys, values, squares) = (all * s.d.dk, all * s.d.dv, square * s.net.layers);
         let (g, zq, one) = (count * s.inputs, count * s.results, count + 1);
+        let space = orthogonal::room(s);
         [
             keys,
             values,
@@ -112,6 +116,7 @@ impl<'a> Frame<'a> {
             count,
             count,
             all * s.widest,
+            space,
         ]
     }
 
@@ -146,6 +151,7 @@ impl<'a> Frame<'a> {
             ws,
             wt,
             rows,
+            space,
         ] = cut(buffer, Self::lens(s, count));
         let all = count + s.halo();
         let c = Coefficients { all, b, s: cs, r: cr, a, m, n };
@@ -171,6 +177,7 @@ impl<'a> Frame<'a> {
             ws,
             wt,
             rows,
+            space,
         }
     }
 }
@@ -181,9 +188,15 @@ pub(super) struct Engine<'a> {
     pub shape: &'a Shape,
     pub isa: Isa,
     pub rows: Rows,
+    /// Whether reads see nothing but the weights that they are given.
+    pub alone: bool,
 }
 
-impl Engine<'_> {
+impl<'a> Engine<'a> {
+    pub fn new(shape: &'a Shape, isa: Isa, rows: Rows) -> Self {
+        Self { shape, isa, rows, alone: shape.reads_anchor() }
+    }
+
     /// Keys, values, thresholds and coefficients of a block whose state before it is `state`.
     pub fn enter(&self, x: &Tokens<'_>, state: &[f32], f: &mut Frame<'_>) {
         let (s, at) = (self.shape, &self.shape.plan.at);
@@ -270,7 +283,7 @@ impl Engine<'_> {
     /// What each read is made of.
     pub fn weigh(&self, f: &mut Frame<'_>) {
         let s = self.shape;
-        if s.reads_anchor() {
+        if self.alone {
             f.wz.fill(1.0);
             f.ws.fill(0.0);
         } else {
@@ -285,20 +298,20 @@ impl Engine<'_> {
     pub fn read(&self, x: &Tokens<'_>, state: &[f32], anchor: &[f32], f: &mut Frame<'_>, y: &mut [f32]) {
         let (s, isa, n, all) = (self.shape, self.isa, f.count, f.all);
         let last = s.net.layers - 1;
-        let from = if s.reads_anchor() { anchor } else { &state[s.plan.at.z.clone()] };
+        let from = if self.alone { anchor } else { &state[s.plan.at.z.clone()] };
         self.weigh(f);
         s.features(x.x[2], x.gate(s.slots.coefficients), &mut f.g[s.input(last, n)]);
         for level in (0..=last).rev() {
             let (g, width) = (&f.g[s.input(level, n)], s.layers[level].columns);
             let square = level * n * all..(level + 1) * n * all;
-            if !s.reads_anchor() {
+            if !self.alone && s.kind.steps {
                 rows::among(isa, width, g, &f.h[s.input(level, all)], &mut f.mix[square.clone()], Start::Zero);
                 self.weigh_square(&f.c, &f.mix[square.clone()], &mut f.weighed[square.clone()]);
             }
             for i in s.at_level(level) {
                 let (l, out) = (&s.layers[i], &mut f.zq[s.result(i, n)]);
                 let g = &f.g[s.input(level, n)];
-                if s.reads_anchor() {
+                if self.alone {
                     apply(isa, self.rows, l, &from[l.at.clone()], g, out, Start::Zero);
                     continue;
                 }
@@ -369,12 +382,17 @@ impl Engine<'_> {
         for (i, l) in s.layers.iter().enumerate() {
             let (back, h) = (&f.back[s.result(i, all)], &f.h[s.input(l.level, all)]);
             let scaled = &mut f.rows[..back.len()];
-            point::scale_rows(isa, l.rows, &f.c.r[last.clone()], back, scaled);
-            rows::add_outer(isa, l, scaled, h, &mut state[at.z.clone()][l.at.clone()]);
+            if s.kind.steps {
+                point::scale_rows(isa, l.rows, &f.c.r[last.clone()], back, scaled);
+                rows::add_outer(isa, l, scaled, h, &mut state[at.z.clone()][l.at.clone()]);
+            }
             if s.kind.momentum {
                 point::scale_rows(isa, l.rows, &f.c.s[last.clone()], back, scaled);
                 rows::add_outer(isa, l, scaled, h, &mut state[at.s.clone()][l.at.clone()]);
             }
+        }
+        for t in 0..n {
+            self.leap(x, t, state, f.space);
         }
         let halo = s.halo();
         for (from, to, width) in [(&*f.keys, &at.keys, s.d.dk), (&*f.values, &at.values, s.d.dv)] {
@@ -382,6 +400,27 @@ impl Engine<'_> {
         }
         if !at.thresholds.is_empty() {
             state[at.thresholds.clone()].copy_from_slice(&f.thresholds[all - halo..]);
+        }
+    }
+}
+
+impl Engine<'_> {
+    /// The orthogonal step behind token `t`, or what it adds to the length of the next one.
+    pub fn leap(&self, x: &Tokens<'_>, t: usize, state: &mut [f32], space: &mut [f32]) {
+        let (s, at) = (self.shape, &self.shape.plan.at);
+        let Some(of) = s.orthogonal else { return };
+        let own = x.gate(s.slots.ns_rate)[t];
+        let reach = at.reach.clone().next().map_or(0.0, |i| state[i]) + own;
+        let leaps = s.leaps(x.pos + t as u64);
+        if let Some(i) = at.reach.clone().next() {
+            state[i] = if leaps { 0.0 } else { reach };
+        }
+        if leaps {
+            let (z, momentum) = state[at.z.start..at.s.end].split_at_mut(at.z.len());
+            for l in &s.layers {
+                let way = Orthogonal::new(self.isa, of, l);
+                way.add(&momentum[l.at.clone()], reach, &mut z[l.at.clone()], space);
+            }
         }
     }
 }

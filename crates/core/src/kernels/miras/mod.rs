@@ -15,7 +15,9 @@
 mod blocks;
 mod coefficients;
 mod frame;
+mod orthogonal;
 mod pointwise;
+mod rank_one;
 mod rows;
 mod shape;
 mod token;
@@ -31,6 +33,24 @@ const LEAST_CHUNK: usize = 4;
 
 /// The kernels, in order of measured speed.
 pub(crate) const KERNELS: &[Kernel<Miras>] = &[
+    Kernel {
+        name: "sequential",
+        about: "a write of rank one per token: one pass over the state; chunk form backward",
+        canonical: true,
+        is_available: |rule, _| rank_one::covers(rule),
+        forward: rank_one::forward::<0>,
+        backward: rank_one::backward,
+        read: rank_one::read,
+    },
+    Kernel {
+        name: "chunk",
+        about: "a write of rank one per token: many tokens at once through a triangular solve",
+        canonical: false,
+        is_available: |rule, _| rank_one::covers(rule),
+        forward: rank_one::forward::<1>,
+        backward: rank_one::backward,
+        read: rank_one::read,
+    },
     Kernel {
         name: "blocks",
         about: "frozen gradients of many tokens through nested masked products",

@@ -17,14 +17,17 @@ use std::rc::Rc;
 pub(super) const MOST_TOKENS: usize = 64;
 
 /// True for the settings whose gradients and steps the block form knows: any structure made of layers, any bias and
-/// feature map, a window or none; states that hold their weights and are settled at every token; plain steps; scalar
-/// gates; gradients at the chunk start, or without chunks at the state before the token.
+/// feature map, a window or none; states that hold their weights and need no settling; plain steps, or orthogonal
+/// ones once per chunk; scalar gates; gradients at the chunk start, or without chunks at the state before the token.
 pub(super) fn covers(rule: &Miras) -> bool {
     let plain = with_retention!(&rule.retention, r => {
         let pull = matches!(r.pull(), Pull::Keep | Pull::Zero | Pull::Start);
         pull && !(r.is_dual() || r.settles() || r.projects() || r.multiplies() || r.scales_steps() || r.shrinks())
     });
-    let explicit = with_algorithm!(&rule.algorithm, a => a.solve() == Solve::Explicit && !a.unit_scale());
+    let explicit = with_algorithm!(&rule.algorithm, a => {
+        let orthogonal = a.orthogonal().is_some() && (a.once_per_chunk() || rule.chunk <= 1);
+        a.solve() == Solve::Explicit && (!a.unit_scale() || orthogonal)
+    });
     // Coefficients are the current token's, so under a window every pair of tokens would have a gradient of its own.
     let shared = rule.window <= 1 || with_features!(&rule.features, f => f.coefficients().is_none());
     let known = with_structure!(&rule.structure, s => s.network().is_some());
@@ -56,6 +59,8 @@ pub(super) struct Shape {
     pub residual: bool,
     pub pull: Pull,
     pub kind: Kind,
+    /// The polynomial and iterations of orthogonal steps.
+    pub orthogonal: Option<([f64; 3], usize)>,
     /// Values per token of all inputs of layers, and of all their results; the widest of either.
     pub inputs: usize,
     pub results: usize,
@@ -91,7 +96,7 @@ impl Shape {
             .enumerate()
             .map(|(i, (t, at))| Layer { rows: t.rows, columns: t.columns, at: at.clone(), level: level(i) })
             .collect();
-        let momentum = with_algorithm!(&rule.algorithm, a => a.momentum());
+        let (momentum, orthogonal) = with_algorithm!(&rule.algorithm, a => (a.momentum(), a.orthogonal()));
         let widest = layers.iter().map(|l| l.rows.max(l.columns)).max().unwrap_or(0);
         Self {
             rule: rule.clone(),
@@ -99,7 +104,8 @@ impl Shape {
             slots: plan::inputs(rule).1,
             residual: with_structure!(&rule.structure, s => s.residual()),
             pull: with_retention!(&rule.retention, r => r.pull()),
-            kind: Kind { momentum, steps: true },
+            kind: Kind { momentum, steps: orthogonal.is_none() },
+            orthogonal,
             inputs: layers.iter().take(net.layers).map(|l| l.columns).sum(),
             results: layers.iter().map(|l| l.rows).sum(),
             widest,
@@ -134,6 +140,14 @@ impl Shape {
     /// Whether a chunk starts at `pos`.
     pub fn begins(&self, pos: u64) -> bool {
         pos.is_multiple_of(self.rule.chunk.max(1) as u64)
+    }
+    /// Whether an orthogonal step is taken at `pos`.
+    pub fn leaps(&self, pos: u64) -> bool {
+        self.orthogonal.is_some() && self.begins(pos + 1)
+    }
+    /// Whether the token at `pos` reads what its own orthogonal step made.
+    pub fn reads_leap(&self, pos: u64) -> bool {
+        self.leaps(pos) && !self.reads_before() && !self.reads_anchor()
     }
     /// Where the rows of the input of level `level` lie, in a list of all levels.
     pub fn input(&self, level: usize, rows: usize) -> Range<usize> {

@@ -26,7 +26,7 @@ pub(super) fn forward(
     scratch: &mut Scratch,
 ) {
     let (shape, x) = (Shape::of(rule, d), tokens(seq));
-    let engine = Engine { shape: &shape, isa: scratch.isa(), rows: Rows::Canonical };
+    let engine = Engine::new(&shape, scratch.isa(), Rows::Canonical);
     let one = [shape.inputs, shape.results];
     let [buffer, own] = scratch.take([Frame::len(&shape, longest(&shape, x.count)), room(one)]);
     let at = &shape.plan.at;
@@ -41,7 +41,7 @@ pub(super) fn forward(
         engine.gradients(&part, &state[if fresh { at.z.clone() } else { at.anchor.clone() }], &mut f);
         let [g, z] = cut(own, one);
         for t in 0..count {
-            engine.one(&part, t, state, &f, g, z, &mut y[row(first + t, d.dv)]);
+            engine.one(&part, t, state, &mut f, g, z, &mut y[row(first + t, d.dv)]);
         }
         engine.keep_window(state, &f);
     }
@@ -50,7 +50,7 @@ pub(super) fn forward(
 /// See [`crate::Kernel::read`].
 pub(super) fn read(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, state: &[f32], y: &mut [f32], scratch: &mut Scratch) {
     let (shape, x) = (Shape::of(rule, d), tokens(seq));
-    let engine = Engine { shape: &shape, isa: scratch.isa(), rows: Rows::Canonical };
+    let engine = Engine::new(&shape, scratch.isa(), Rows::Canonical);
     let one = [shape.inputs, shape.results];
     let [own] = scratch.take([room(one)]);
     let [g, z] = cut(own, one);
@@ -65,6 +65,8 @@ pub(super) fn read(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, state: &[f32],
 struct Gates {
     retain: f32,
     momentum: Option<f32>,
+    /// 1 if the step reaches the memory, else 0.
+    steps: f32,
 }
 
 impl Engine<'_> {
@@ -74,7 +76,7 @@ impl Engine<'_> {
         x: &Tokens<'_>,
         t: usize,
         state: &mut [f32],
-        f: &Frame<'_>,
+        f: &mut Frame<'_>,
         g: &mut [f32],
         z: &mut [f32],
         y: &mut [f32],
@@ -85,10 +87,15 @@ impl Engine<'_> {
             self.read_from(x, t, &state[from], g, z, y);
         }
         let momentum = s.kind.momentum.then(|| x.gate(s.slots.momentum)[t]);
-        let gates = Gates { retain: x.gate(s.slots.retain).get(t).copied().unwrap_or(1.0), momentum };
-        if s.reads_before() || s.reads_anchor() {
+        let retain = x.gate(s.slots.retain).get(t).copied().unwrap_or(1.0);
+        let gates = Gates { retain, momentum, steps: if s.kind.steps { 1.0 } else { 0.0 } };
+        if s.reads_before() || s.reads_anchor() || s.orthogonal.is_some() {
             for i in 0..s.layers.len() {
                 self.step(i, t, gates, state, f, &[], &mut []);
+            }
+            self.leap(x, t, state, f.space);
+            if !(s.reads_before() || s.reads_anchor()) {
+                self.read_from(x, t, &state[at.z.clone()], g, z, y);
             }
             return;
         }
@@ -183,7 +190,7 @@ kernel! {
     ) {
         let rows = z.len() / columns;
         let (retain, pull) = (s.splat(gates.retain), s.splat(1.0 - gates.retain));
-        let kept = s.splat(gates.momentum.unwrap_or(0.0));
+        let (kept, steps) = (s.splat(gates.momentum.unwrap_or(0.0)), s.splat(gates.steps));
         for r in 0..rows {
             let z = &mut z[r * columns..(r + 1) * columns];
             let mut sum = s.splat(0.0);
@@ -200,7 +207,7 @@ kernel! {
                 if !momentum.is_empty() {
                     put(s, &mut momentum[r * columns..(r + 1) * columns], c, step);
                 }
-                let mut new = s.fma(retain, get(s, z, c), step);
+                let mut new = s.fma(retain, get(s, z, c), s.mul(steps, step));
                 if !start.is_empty() {
                     new = s.fma(pull, get(s, &start[r * columns..(r + 1) * columns], c), new);
                 }

@@ -23,6 +23,7 @@
 
 use super::coefficients::{self, Coefficients};
 use super::frame::{Engine, Frame, Tokens, cut, pair, room, seen};
+use super::orthogonal::Orthogonal;
 use super::pointwise as point;
 use super::rows::{self, add_outer, apply, apply_back, row};
 use super::shape::Shape;
@@ -48,7 +49,7 @@ pub(super) struct Work<'a> {
     thresholds: &'a mut [f32],
     r: &'a mut [f32],
     p: &'a mut [f32],
-    coefficients: &'a mut [f32],
+    pub coefficients: &'a mut [f32],
     /// `Z_0 - target`, where the target is not zero: what the decay acts on, without cancellation in its gradient.
     ahead: &'a mut [f32],
 }
@@ -116,12 +117,13 @@ impl Work<'_> {
 pub(super) type DInputs<'a> = PerInput<&'a mut [f32]>;
 
 impl Engine<'_> {
-    /// Transpose of a block. `f` holds its gradients and reads, `state` lies before it. `dstate` goes from behind to
+    /// Transpose of a block. `f` holds its gradients and reads; the states lie before and, if an orthogonal step is taken,
+    /// behind it. `dstate` goes from behind to
     /// before.
     pub fn backward(
         &self,
         x: &Tokens<'_>,
-        state: &[f32],
+        (state, after): (&[f32], &[f32]),
         f: &mut Frame<'_>,
         d: &mut Work<'_>,
         dy: &[f32],
@@ -129,6 +131,7 @@ impl Engine<'_> {
         dstate: &mut [f32],
     ) {
         let (s, at) = (self.shape, &self.shape.plan.at);
+        self.leap_backward(x, state, after, f, dx, dstate);
         for (to, from) in [(&mut *d.keys, &at.keys), (&mut *d.values, &at.values), (&mut *d.thresholds, &at.thresholds)]
         {
             let first = to.len() - from.len();
@@ -156,13 +159,48 @@ impl Engine<'_> {
         }
     }
 
+    /// Transpose of the orthogonal step of a block, and of what its tokens add to the length of the next.
+    fn leap_backward(
+        &self,
+        x: &Tokens<'_>,
+        state: &[f32],
+        after: &[f32],
+        f: &mut Frame<'_>,
+        dx: &mut DInputs<'_>,
+        dstate: &mut [f32],
+    ) {
+        let (s, at, last) = (self.shape, &self.shape.plan.at, x.count - 1);
+        let Some(of) = s.orthogonal else { return };
+        let rates = x.gate(s.slots.ns_rate);
+        let mut dreach = at.reach.clone().next().map_or(0.0, |i| dstate[i]);
+        if s.leaps(x.pos + last as u64) {
+            let before = at.reach.clone().next().map_or(0.0, |i| state[i]);
+            let reach = if at.reach.is_empty() { rates[last] } else { before + rates.iter().sum::<f32>() };
+            let (dz, ds) = dstate[at.z.start..at.s.end].split_at_mut(at.z.len());
+            dreach = 0.0;
+            for l in &s.layers {
+                let (way, part) = (Orthogonal::new(self.isa, of, l), l.at.clone());
+                let momentum = &after[at.s.clone()][part.clone()];
+                dreach += way.add_backward(momentum, reach, &dz[part.clone()], &mut ds[part], f.space);
+            }
+        }
+        if let Some(i) = s.slots.ns_rate {
+            dx[i].iter_mut().for_each(|d| *d += dreach);
+        }
+        if let Some(i) = at.reach.clone().next() {
+            dstate[i] = dreach;
+        }
+    }
+
     /// Transpose of [`Engine::advance`], but for the anchor and the window.
     fn advance_backward(&self, state: &[f32], f: &mut Frame<'_>, d: &mut Work<'_>, dstate: &mut [f32]) {
         let (s, isa, at) = (self.shape, self.isa, &self.shape.plan.at);
         let (n, all) = (f.count, f.all);
         let last = f.c.row(n - 1);
         let parts = [(&at.z, &*f.c.r, &mut *d.c.r), (&at.s, &*f.c.s, &mut *d.c.s)];
-        for (place, coefficients, dcoefficients) in parts.into_iter().take(1 + usize::from(s.kind.momentum)) {
+        for (place, coefficients, dcoefficients) in
+            parts.into_iter().take(1 + usize::from(s.kind.momentum)).skip(usize::from(!s.kind.steps))
+        {
             let weights = &coefficients[last.clone()];
             for (i, l) in s.layers.iter().enumerate() {
                 let dw = &dstate[place.clone()][l.at.clone()];
@@ -199,7 +237,7 @@ impl Engine<'_> {
     }
 
     /// Transpose of [`Engine::read`]. `anchor` is where the state that gradients are taken at lies.
-    fn read_backward(
+    pub fn read_backward(
         &self,
         x: &Tokens<'_>,
         state: &[f32],
@@ -217,13 +255,16 @@ impl Engine<'_> {
         } else {
             d.zq[top].copy_from_slice(dy);
         }
+        // A read that sees what the block's own orthogonal step made is a read of its own.
+        let own = if !self.alone && s.reads_leap(x.pos + n as u64 - 1) { n - 1 } else { n };
+        d.zq[own * s.d.dv..n * s.d.dv].fill(0.0);
         if s.residual {
-            point::add_scaled(isa, 1.0, dy, dx[2]);
+            point::add_scaled(isa, 1.0, &dy[..own * s.d.dv], &mut dx[2][..own * s.d.dv]);
         }
-        let base = if s.reads_anchor() { anchor } else { &s.plan.at.z };
+        let base = if self.alone { anchor } else { &s.plan.at.z };
         for level in 0..s.net.layers {
             self.base_backward(level, base, state, f, d, dstate);
-            if !s.reads_anchor() && s.kind.steps {
+            if !self.alone && s.kind.steps {
                 self.mix_backward(level, f, d);
             }
             if level + 1 < s.net.layers {
@@ -234,7 +275,7 @@ impl Engine<'_> {
         }
         let dphi = &d.g[s.input(s.net.layers - 1, n)];
         s.features_backward(x.x[2], x.gate(s.slots.coefficients), dphi, dx[2], d.coefficients);
-        if !s.reads_anchor() {
+        if !self.alone {
             let first = usize::from(!s.reads_before());
             point::add_scaled(isa, 1.0, d.wz, &mut d.c.a[first..first + n]);
             point::add_scaled(isa, 1.0, d.ws, &mut d.c.m[first..first + n]);
@@ -252,8 +293,8 @@ impl Engine<'_> {
         dstate: &mut [f32],
     ) {
         let (s, isa, n, at) = (self.shape, self.isa, f.count, &self.shape.plan.at);
-        let momentum = s.kind.momentum && s.kind.steps && !s.reads_anchor();
-        let pulled = s.pull == Pull::Start && !s.reads_anchor();
+        let momentum = s.kind.momentum && s.kind.steps && !self.alone;
+        let pulled = s.pull == Pull::Start && !self.alone;
         for i in s.at_level(level) {
             let l = &s.layers[i];
             let (g, dz) = (&f.g[s.input(level, n)], &d.zq[s.result(i, n)]);

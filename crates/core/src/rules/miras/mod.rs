@@ -14,6 +14,7 @@
 //!
 //! Named rules of the literature are settings of this one: see [`Preset`].
 
+mod cost;
 mod divergence;
 mod gradient;
 pub(crate) mod knob;
@@ -268,14 +269,9 @@ impl MemoryRule for Miras {
         Plan::new(self, d).state(self)
     }
 
-    /// Per weight: predict 2, back to the weights 2 (matrix) or 4, step and decay 3, read 2; momentum 2 more; a window
-    /// repeats the gradient part.
+    /// In the chunk form where there is one; the formula is that of the module `cost`.
     fn flops(&self, d: Dims) -> f64 {
-        let plan = Plan::new(self, d);
-        let gradient = if with_structure!(&self.structure, s => s.is_linear()) { 4.0 } else { 6.0 };
-        let momentum = if plan.at.s.is_empty() { 0.0 } else { 2.0 };
-        let tokens = self.window.max(1) * self.steps.max(1);
-        (gradient * tokens as f64 + 3.0 + momentum) * plan.weights() as f64
+        cost::flops(self, d)
     }
 
     fn check(&self, d: Dims) -> Result<()> {

@@ -57,6 +57,14 @@ pub trait Algorithm {
     fn covariance(&self) -> Option<f64> {
         None
     }
+    /// Operations of a direction of this shape, beyond those of every step.
+    fn direction_flops(&self, _t: &Tensor) -> f64 {
+        0.0
+    }
+    /// The polynomial and the number of iterations that a direction is made with, if it is.
+    fn orthogonal(&self) -> Option<([f64; 3], usize)> {
+        None
+    }
     /// The direction of a step, overwritten.
     fn direction<F: Scalar>(&self, _t: &Tensor, s: &[F], out: &mut [F]) {
         out.copy_from_slice(s);

@@ -163,6 +163,15 @@ impl Algorithm for Muon {
         self.when == When::Chunk
     }
 
+    /// Per iteration `A`, its square and the product with `X`: `4 m^2 n + 2 m^3` for `m` rows of `n >= m`.
+    fn direction_flops(&self, t: &Tensor) -> f64 {
+        let (m, n) = (t.rows.min(t.columns) as f64, t.rows.max(t.columns) as f64);
+        self.iterations as f64 * (4.0 * m * m * n + 2.0 * m * m * m)
+    }
+    fn orthogonal(&self) -> Option<([f64; 3], usize)> {
+        Some((self.polynomial.coefficients(), self.iterations))
+    }
+
     fn direction<F: Scalar>(&self, t: &Tensor, s: &[F], out: &mut [F]) {
         let by = F::one() / (smooth::norm(s) + F::from_f64(LENGTH));
         let mut x: Vec<F> = wide(t, s).iter().map(|&s| s * by).collect();
