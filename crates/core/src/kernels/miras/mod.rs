@@ -38,7 +38,9 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         about: "a write of rank one per token: one pass over the state; chunk form backward",
         canonical: true,
         is_available: |rule, _| rank_one::covers(rule),
-        forward: rank_one::forward::<0>,
+        forward: |rule, d, seq, state, y, saved, scratch| {
+            keep(rank_one::forward::<0>, rule, d, seq, state, y, saved, scratch)
+        },
         backward: rank_one::backward,
         read: rank_one::read,
     },
@@ -47,7 +49,9 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         about: "a write of rank one per token: many tokens at once through a triangular solve",
         canonical: false,
         is_available: |rule, _| rank_one::covers(rule),
-        forward: rank_one::forward::<1>,
+        forward: |rule, d, seq, state, y, saved, scratch| {
+            keep(rank_one::forward::<1>, rule, d, seq, state, y, saved, scratch)
+        },
         backward: rank_one::backward,
         read: rank_one::read,
     },

@@ -273,7 +273,7 @@ pub(super) fn forward<const WHICH: usize>(
     with_member!(member(rule).expect("the kernel is available"), |kernels, own, form| {
         let (map, run) = (Map::new(&shape, form), kernels[WHICH].forward);
         if map.is_identity() {
-            return run(&own, d, seq, state, y, scratch);
+            return run(&own, d, seq, state, y, None, scratch);
         }
         let (m, dv) = (map.steps, d.dv);
         let mut space = scratch::borrow();
@@ -284,9 +284,9 @@ pub(super) fn forward<const WHICH: usize>(
         map.enter(seq, &mut to);
         let part = Sequence { tokens: seq.tokens * m, pos: seq.pos, inputs: &map.inputs(seq, &to) };
         if m == 1 {
-            return run(&own, map.d, part, state, y, scratch);
+            return run(&own, map.d, part, state, y, None, scratch);
         }
-        run(&own, map.d, part, state, wide, scratch);
+        run(&own, map.d, part, state, wide, None, scratch);
         y.chunks_exact_mut(dv).enumerate().for_each(|(t, y)| y.copy_from_slice(&wide[row(t * m + m - 1, dv)]));
     })
 }
