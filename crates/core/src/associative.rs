@@ -2,7 +2,7 @@
 //!
 //! [`AssociativeMemory`] is one head of any rule, at the gates that the rule starts from unless the caller gives
 //! others. [`PairMemory`] keeps the pairs themselves and answers with their softmax-weighted mean: the estimator of
-//! Nadaraya and Watson, which attention is [ATLAS v1 eq.17].
+//! Nadaraya and Watson, which attention is [Atlas v1 eq.17].
 //!
 //! Both run references, a pair at a time; models and [`crate::scan`] run kernels.
 //!

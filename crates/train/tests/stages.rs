@@ -141,3 +141,21 @@ fn starts_are_learned_in_every_step_where_lanes_start_anew_in_turn() {
     let starts: Vec<_> = trainer.model().params().specs.iter().filter(|s| s.kind == Kind::Start).collect();
     assert!(starts.iter().all(|s| trainer.gradient()[s.range.clone()].iter().all(|&g| g == 0.0)));
 }
+
+/// A document that starts in the middle of a step starts from the learned values, and gives them a gradient.
+#[test]
+fn starts_are_learned_where_documents_start() {
+    let text: Vec<u32> = (0..3000_u32).map(|i| (i * i / 7 + i) % 96 + 32).collect();
+    let stream = Stream::from_tokens("text", text, vec![0, 61], Boundary::Reset);
+    let mut config = config(4);
+    (config.train.lanes, config.train.reset_every) = (1, 0);
+    let mut trainer = Trainer::new(&config, stream).unwrap();
+    for (learns, position) in [(true, 40), (true, 20), (false, 60)] {
+        trainer.step().unwrap();
+        assert_eq!(trainer.states()[0].position, position);
+        for spec in trainer.model().params().specs.iter().filter(|s| s.kind == Kind::Start) {
+            let any = trainer.gradient()[spec.range.clone()].iter().any(|&g| g != 0.0);
+            assert_eq!(any, learns, "{} at {position}", spec.name);
+        }
+    }
+}

@@ -250,7 +250,7 @@ impl Memory {
         let y = fit(&mut tape.y, self.head_shape(tokens).len());
         let inputs = inputs(&self.slots, &self.gates, tokens * self.heads, &tape.inputs, &tape.gates);
         let memory = &mut state[self.state.clone()];
-        if call.pos == 0 {
+        if call.pos == 0 && tokens > 0 {
             self.starts.pour(call.params, memory);
         }
         let saved = call.record.then_some(saved);
