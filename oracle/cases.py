@@ -37,7 +37,7 @@ def matrix(edges=True, **settings):
 
 
 def slots(**settings):
-    """A rule with slots, which a token without retention and rate would leave without a direction."""
+    """A rule with codes, which a token without retention and rate would leave without a direction."""
     return matrix(edges="inner", **settings)
 
 
@@ -121,9 +121,9 @@ def own():
         "hgrn2": matrix(),
         "rwkv7": matrix(),
         "lattice": slots(encoding={"variant": "encoding", "chunk": 3}),
-        "trellis": matrix(few=few, chunk=few | {"chunk": 4}, exact=few | {"chunk": 4, "sweeps": 3},
-                          identity=few | {"write": "identity"}, unit=few | {"write": "l2_silu", "read": "l2_silu"},
-                          out=few | {"read": "identity", "out": "ln_silu"}),
+        "trellis": slots(few=few, chunk=few | {"chunk": 4}, exact=few | {"chunk": 4, "sweeps": 3},
+                         identity=few | {"write": "identity"}, unit=few | {"write": "l2_silu", "read": "l2_silu"},
+                         out=few | {"read": "identity", "out": "ln_silu"}),
         "tnt": tnt(),
     }
 
