@@ -37,7 +37,7 @@ def matrix(edges=True, **settings):
 
 
 def slots(**settings):
-    """A rule with slots, which a token without retention and rate would leave without a direction."""
+    """A rule with codes, which a token without retention and rate would leave without a direction."""
     return matrix(edges="inner", **settings)
 
 
@@ -53,12 +53,14 @@ def deep(structure=SHALLOW, edges=True):
     }
 
 
-def window(structure):
+def window(structure, edges=True):
     """A rule with a window of 16 and an MLP over features."""
     return {
         "square": DEEP | dict(tokens=18),
         "matrix": NARROW | dict(settings={"structure": "matrix", "window": 4, "chunk": 1}),
-        "edges": DEEP | dict(settings={"structure": structure, "window": 4, "chunk": 1}, edges=True),
+        "edges" if edges else "short": DEEP | dict(
+            settings={"structure": structure, "window": 4, "chunk": 1}, edges=edges
+        ),
         "chunk": DEEP_NARROW | dict(settings={"structure": structure | {"residual": False}, "window": 3, "chunk": 4}),
     }
 
@@ -90,7 +92,8 @@ def named():
         "swla": matrix(four={"window": 4}, chunk={"window": 4, "chunk": 4}) | {"square": SQUARE | dict(tokens=19)},
         "omeganet": window(BARE | {"residual": True}),
         "atlas": window(BARE | {"residual": True}),
-        "atlas_plus": window(GATES),
+        # A product of three tensors that have just been erased has gradients beyond comparison.
+        "atlas_plus": window(GATES, edges=False),
     }
     for name in ["lattice_decoding", "lattice_encoding", "lattice_similarity"]:
         cases[name] = slots(free={"retract": False}, chunk={"chunk": 4}, free_chunk={"retract": False, "chunk": 4})
@@ -121,9 +124,9 @@ def own():
         "hgrn2": matrix(),
         "rwkv7": matrix(),
         "lattice": slots(encoding={"variant": "encoding", "chunk": 3}),
-        "trellis": matrix(few=few, chunk=few | {"chunk": 4}, exact=few | {"chunk": 4, "sweeps": 3},
-                          identity=few | {"write": "identity"}, unit=few | {"write": "l2_silu", "read": "l2_silu"},
-                          out=few | {"read": "identity", "out": "ln_silu"}),
+        "trellis": slots(few=few, chunk=few | {"chunk": 4}, exact=few | {"chunk": 4, "sweeps": 3},
+                         identity=few | {"write": "identity"}, unit=few | {"write": "l2_silu", "read": "l2_silu"},
+                         out=few | {"read": "identity", "out": "ln_silu"}),
         "tnt": tnt(),
     }
 

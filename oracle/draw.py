@@ -8,8 +8,8 @@ BOUNDED = ("retain", "momentum", "rate")
 
 
 def draw_inputs(rng, rule, tokens, edges, rate):
-    """With `edges`, every other value of the bounded gates is 0 or the largest, the ends of its range; rates stay inside
-    with "inner", for rules that know no gradient where a memory is zero. `rate` is the largest rate."""
+    """With `edges`, every other value of the bounded gates is 0 or the largest, the ends of its range; with "inner"
+    rates stay inside, for rules that know no gradient where a memory is zero. `rate` is the largest rate."""
     inputs = {}
     for name, shape in rule.inputs.items():
         size = (tokens, *shape)

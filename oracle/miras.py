@@ -91,8 +91,8 @@ class Miras:
     """Built from the settings of a config file."""
 
     def __init__(self, dk, dv, structure="matrix", features="none", bias="l2", window=0, retention="l2",
-                 algorithm="gd", steps=1, gates="scalar", decay="gate", gradient="prev", read="post", chunk=1, rate_scale="auto",
-                 clip=None):
+                 algorithm="gd", steps=1, gates="scalar", decay="gate", gradient="prev", read="post", chunk=1,
+                 rate_scale="auto", clip=None):
         self.dk, self.dv = dk, dv
         self.structure, self.features = knob(STRUCTURES, structure), knob(FEATURES, features)
         self.bias, self.retention = knob(BIASES, bias), knob(RETENTIONS, retention)

@@ -1,7 +1,7 @@
 """How the memory stays near what it was (spec A.3): a dual state Z, weights psi(Z), and a proximal map.
 
-Functions take one tensor of the state; rows are along its last axis, and a vector is one row. `pull` is what `retain` pulls towards: None (there is no `retain`), "start",
-or a number."""
+Functions take one tensor of the state; rows are along its last axis, and a vector is one row. `pull` is what `retain`
+pulls towards: None (there is no `retain`), "start", or a number."""
 
 from dataclasses import dataclass
 

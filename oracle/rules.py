@@ -188,7 +188,7 @@ def lattice(dk, dv, variant="decoding", retract=True, chunk=1):
 
 CODES = {
     "ln_silu": lambda z: layer_norm(jax.nn.silu(z)),
-    "l2_silu": lambda z: jax.nn.silu(z) / norm(jax.nn.silu(z)),
+    "l2_silu": lambda z: jax.nn.silu(z) / jnp.sqrt(jnp.sum(jax.nn.silu(z) ** 2) + 1e-6),
     "identity": lambda z: z,
 }
 

@@ -119,8 +119,8 @@ class Elu(NoFeatures):
 
 @dataclass
 class Polynomial:
-    """phi(x) . phi(y) = sum_i a_i (x . y)^i / sum_i a_i, one feature per monomial of degree up to `degree`. The division
-    is our own: it gives unit keys features of unit length."""
+    """phi(x) . phi(y) = sum_i a_i (x . y)^i / sum_i a_i, one feature per monomial of degree up to `degree`. The
+    division is our own: it gives unit keys features of unit length."""
 
     degree: int = 2
 
@@ -146,8 +146,8 @@ class Polynomial:
 
 @dataclass
 class Fourier(NoFeatures):
-    """phi(x) = (cos w_1 x, sin w_1 x, cos w_2 x, ...) / sqrt(n) for n frequencies w: normal numbers of deviation `scale`
-    by Box and Muller, cosine only, from the uniform ones of SplitMix64."""
+    """phi(x) = (cos w_1 x, sin w_1 x, cos w_2 x, ...) / sqrt(n) for n frequencies w: normal numbers of deviation
+    `scale` by Box and Muller, cosine only, from the uniform ones of SplitMix64."""
 
     features: int = 64
     seed: int = 0

@@ -104,8 +104,9 @@ impl Golden {
         let scale = want.iter().fold(1.0, |m: f64, x| m.max(x.abs()));
         for (i, (got, want)) in got.iter().zip(want).enumerate() {
             let off = (got - want).abs();
-            // Not `off > TOLERANCE`: a NaN is no match.
-            if !(off <= TOLERANCE * scale) {
+            // In this order a NaN is no match.
+            let close = off <= TOLERANCE * scale;
+            if !close {
                 return Err(format!("{place}: {name}[{i}] is {got}, golden {want}, off by {off:e}"));
             }
         }
