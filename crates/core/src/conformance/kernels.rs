@@ -11,11 +11,14 @@ use std::cell::LazyCell;
 
 /// At the mixer's gate range, of the largest value of the reference.
 const TOLERANCE: f64 = 1e-5;
-/// Outside it, and on streams on which the sequential reference itself loses more than half of [`TOLERANCE`] in f32, a kernel
-/// may lose this many times what that reference loses. It is taken to lose at least one rounding, since by luck it may
+/// Outside it, and on streams on which the sequential reference itself loses more than a quarter of [`TOLERANCE`] in
+/// f32, a kernel may lose this many times what that reference loses. It is taken to lose at least one rounding, since by luck it may
 /// lose nothing. A norm inside of a memory makes such streams: it brings a memory that has nearly faded, and what
 /// rounding did to it, back to full size.
 const OUTSIDE: f64 = 10.0;
+
+/// Where the sequential reference loses this share of the largest value in f32, rounding decides, and nothing is learnt.
+const CHAOS: f64 = 0.01;
 
 /// Streams up to this length are run on every instruction set, and on them it is seen that a backward pass adds and
 /// that reading alone is the read half.
@@ -166,7 +169,10 @@ fn check_kernel<'a, R: MemoryRule>(
             let (run, gradients) = sequential();
             let loss = distance(parts(rule, run, gradients)[i].1, want);
             lost = format!("; the reference in f32 is off by {loss:.2e}");
-            let sound = loss <= inside / 2.0;
+            let sound = loss <= inside / 4.0;
+            if !outside && loss > CHAOS * scale(want) {
+                continue;
+            }
             if outside || !sound {
                 allowed = OUTSIDE * loss.max(f64::from(f32::EPSILON) * scale(want));
             }
@@ -197,7 +203,13 @@ fn check_read<R: MemoryRule>(rule: &R, kernel: &Kernel<R>, isa: Isa, s: &Stream<
         rule.read(s.d, s.pos + t as u64, &wide.token(t), &wide.start, y);
     }
     let place = format!("{} on {}: {} tokens at {}x{}", kernel.name, isa.name(), s.tokens, s.d.dk, s.d.dv);
-    report.expect(Check::Kernels, distance(&whole, &want) <= TOLERANCE * scale(&want), || {
+    let mut own = vec![f32::NAN; s.tokens * s.d.dv];
+    for (t, y) in own.chunks_mut(s.d.dv).enumerate() {
+        rule.read(s.d, s.pos + t as u64, &s.token(t), &s.start, y);
+    }
+    let (inside, loss) = (TOLERANCE * scale(&want), distance(&own, &want));
+    let allowed = if loss > inside / 4.0 { OUTSIDE * loss } else { inside };
+    report.expect(Check::Kernels, distance(&whole, &want) <= allowed, || {
         format!("{place}: reading alone is off by {:.2e}", distance(&whole, &want))
     });
     for at in [s.tokens / 3, s.tokens / 2] {

@@ -14,6 +14,7 @@
 
 mod blocks;
 mod coefficients;
+mod dual;
 mod frame;
 mod orthogonal;
 mod pointwise;
@@ -59,7 +60,7 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         name: "blocks",
         about: "frozen gradients of many tokens through nested masked products",
         canonical: false,
-        is_available: |rule, _| rule.chunk >= LEAST_CHUNK && shape::covers(rule),
+        is_available: |rule, _| rule.chunk >= LEAST_CHUNK && shape::shares(rule),
         forward: |rule, d, seq, state, y, saved, scratch| keep(blocks::forward, rule, d, seq, state, y, saved, scratch),
         backward: blocks::backward,
         read: token::read,

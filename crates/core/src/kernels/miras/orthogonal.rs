@@ -3,8 +3,10 @@
 //!
 //! ```text
 //! X_0 = S / (|S| + 1e-7);   A = X X^T;   P = b A + c A A;   X' = a X + P X        with the shorter side as rows
-//! dX = a dX' + P dX' + (dA + dA^T) X;   dP = dX' X^T;   dA = b dP + c (dP A + A dP)
+//! dX = a dX' + P dX' + E X;   D = dX' X^T + X dX'^T;   E = b D + c (D A + A D)
 //! ```
+//!
+//! `E` is the gradient of `A` and its transpose together; `D A` is the transpose of `A D`, since both are symmetric.
 
 use super::frame::{cut, room as sum};
 use super::pointwise as point;
@@ -44,9 +46,11 @@ impl Orthogonal {
         (self.rows.min(self.columns), self.rows.max(self.columns))
     }
 
+    /// Iterates, `A` and `P` of each, and space.
     fn lens(&self) -> [usize; 7] {
         let (m, n) = self.sides();
-        [(self.iterations + 1) * m * n, m * m, m * m, m * m, m * m, m * n, m * n]
+        let squares = self.iterations * m * m;
+        [(self.iterations + 1) * m * n, squares, squares, m * m, m * m, m * n, m * n]
     }
 
     /// Values of its buffer.
@@ -78,22 +82,18 @@ impl Orthogonal {
         let mut dscale = 0.0;
         point::inner(isa, d, &x[self.iterations * len..], &mut dscale);
         point::scale(isa, scale, d);
-        let square = |a: &[f32], b: &[f32], out: &mut [f32], start| {
-            product(isa, false, MatRef::new(a, m, m), MatRef::new(b, m, m), MatMut::new(out, m, m), start);
-        };
-        for x in x[..self.iterations * len].chunks_exact(len).rev() {
-            let x = MatRef::new(x, m, n);
-            self.polynomial(x, a, p);
+        for i in (0..self.iterations).rev() {
+            let x = MatRef::new(&x[i * len..(i + 1) * len], m, n);
+            let (a, p) = (MatRef::new(&a[i * m * m..(i + 1) * m * m], m, m), MatRef::new(&p[i * m * m..], m, m));
             product(isa, false, MatRef::new(d, m, n), x.transposed(), MatMut::new(dp, m, m), Start::Zero);
-            square(dp, a, da, Start::Zero);
-            square(a, dp, da, Start::Current);
+            add_transposed(m, dp);
+            product(isa, false, MatRef::new(dp, m, m), a, MatMut::new(da, m, m), Start::Zero);
+            add_transposed(m, da);
             point::scale(isa, c, da);
             point::add_scaled(isa, b, dp, da);
-            product(isa, false, MatRef::new(p, m, m), MatRef::new(d, m, n), MatMut::new(next, m, n), Start::Zero);
+            product(isa, false, p, MatRef::new(d, m, n), MatMut::new(next, m, n), Start::Zero);
+            product(isa, false, MatRef::new(da, m, m), x, MatMut::new(next, m, n), Start::Current);
             point::add_scaled(isa, self.polynomial[0], d, next);
-            let da = MatRef::new(da, m, m);
-            product(isa, false, da, x, MatMut::new(next, m, n), Start::Current);
-            product(isa, false, da.transposed(), x, MatMut::new(next, m, n), Start::Current);
             d.copy_from_slice(next);
         }
         // x = s / (|s| + 1e-7)
@@ -127,7 +127,8 @@ impl Orthogonal {
         for i in 0..self.iterations {
             let (old, new) = x.split_at_mut((i + 1) * len);
             let (old, new) = (&old[i * len..], &mut new[..len]);
-            self.polynomial(MatRef::new(old, m, n), a, p);
+            let p = &mut p[i * m * m..(i + 1) * m * m];
+            self.polynomial(MatRef::new(old, m, n), &mut a[i * m * m..(i + 1) * m * m], p);
             product(isa, false, MatRef::new(p, m, m), MatRef::new(old, m, n), MatMut::new(new, m, n), Start::Zero);
             point::add_scaled(isa, self.polynomial[0], old, new);
         }
@@ -153,6 +154,16 @@ impl Orthogonal {
         }
         for (c, to) in to.chunks_exact_mut(self.rows).enumerate() {
             to.iter_mut().enumerate().for_each(|(r, to)| *to = from[r * self.columns + c]);
+        }
+    }
+}
+
+/// `x += x^T`.
+fn add_transposed(m: usize, x: &mut [f32]) {
+    for i in 0..m {
+        for j in 0..=i {
+            let sum = x[i * m + j] + x[j * m + i];
+            (x[i * m + j], x[j * m + i]) = (sum, sum);
         }
     }
 }

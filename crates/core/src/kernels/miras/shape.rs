@@ -17,22 +17,30 @@ use std::rc::Rc;
 pub(super) const MOST_TOKENS: usize = 64;
 
 /// True for the settings whose gradients and steps the block form knows: any structure made of layers, any bias and
-/// feature map, a window or none; states that hold their weights and need no settling; plain steps, or orthogonal
-/// ones once per chunk; scalar gates; gradients at the chunk start, or without chunks at the state before the token.
+/// feature map, a window or none; states that hold their weights, or others by a map or a settling of their own;
+/// plain steps, or for the former orthogonal ones once per chunk; scalar gates; gradients at the chunk start, or without chunks at the state before the token.
 pub(super) fn covers(rule: &Miras) -> bool {
     let plain = with_retention!(&rule.retention, r => {
         let pull = matches!(r.pull(), Pull::Keep | Pull::Zero | Pull::Start);
-        pull && !(r.is_dual() || r.settles() || r.projects() || r.multiplies() || r.scales_steps() || r.shrinks())
+        // A read before the write would need the norms of the chunk before.
+        let seen = !(r.is_dual() || r.settles()) || rule.read != ReadAt::Pre && (rule.read == ReadAt::Post || rule.chunk > 1);
+        pull && seen && !(r.projects() || r.multiplies() || r.scales_steps() || r.shrinks())
     });
+    let dual = with_retention!(&rule.retention, r => r.is_dual() || r.settles());
     let explicit = with_algorithm!(&rule.algorithm, a => {
         let orthogonal = a.orthogonal().is_some() && (a.once_per_chunk() || rule.chunk <= 1);
-        a.solve() == Solve::Explicit && (!a.unit_scale() || orthogonal)
+        a.solve() == Solve::Explicit && (!a.unit_scale() || orthogonal && !dual)
     });
     // Coefficients are the current token's, so under a window every pair of tokens would have a gradient of its own.
     let shared = rule.window <= 1 || with_features!(&rule.features, f => f.coefficients().is_none());
     let known = with_structure!(&rule.structure, s => s.network().is_some());
     let fixed = rule.chunk > 1 || rule.gradient == GradientAt::Prev;
     plain && explicit && shared && known && fixed && rule.gates == Gates::Scalar && rule.steps == 1
+}
+
+/// True for the settings among them whose reads share products of tokens with tokens.
+pub(super) fn shares(rule: &Miras) -> bool {
+    covers(rule) && (rule.read == ReadAt::Start || !with_retention!(&rule.retention, r => r.is_dual() || r.settles()))
 }
 
 /// One weight tensor.
@@ -61,6 +69,8 @@ pub(super) struct Shape {
     pub kind: Kind,
     /// The polynomial and iterations of orthogonal steps.
     pub orthogonal: Option<([f64; 3], usize)>,
+    /// Whether weights are made from the state by a map, or the state is settled.
+    pub dual: bool,
     /// Values per token of all inputs of layers, and of all their results; the widest of either.
     pub inputs: usize,
     pub results: usize,
@@ -104,6 +114,7 @@ impl Shape {
             slots: plan::inputs(rule).1,
             residual: with_structure!(&rule.structure, s => s.residual()),
             pull: with_retention!(&rule.retention, r => r.pull()),
+            dual: with_retention!(&rule.retention, r => r.is_dual() || r.settles()),
             kind: Kind { momentum, steps: orthogonal.is_none() },
             orthogonal,
             inputs: layers.iter().take(net.layers).map(|l| l.columns).sum(),
@@ -137,6 +148,11 @@ impl Shape {
         let rest = chunk - pos % chunk;
         left.min(MOST_TOKENS).min(usize::try_from(rest).unwrap_or(usize::MAX))
     }
+    /// Tokens of a block on the way back, and of one by products of tokens: each read of a mapped state is a block.
+    pub fn products(&self, pos: u64, left: usize) -> usize {
+        let count = self.block(pos, left);
+        if self.dual && !self.reads_anchor() { count.min(1) } else { count }
+    }
     /// Whether a chunk starts at `pos`.
     pub fn begins(&self, pos: u64) -> bool {
         pos.is_multiple_of(self.rule.chunk.max(1) as u64)
@@ -145,9 +161,9 @@ impl Shape {
     pub fn leaps(&self, pos: u64) -> bool {
         self.orthogonal.is_some() && self.begins(pos + 1)
     }
-    /// Whether the token at `pos` reads what its own orthogonal step made.
-    pub fn reads_leap(&self, pos: u64) -> bool {
-        self.leaps(pos) && !self.reads_before() && !self.reads_anchor()
+    /// Whether the token at `pos` reads by itself: what its own orthogonal step made, or weights that only it sees.
+    pub fn reads_aside(&self, pos: u64) -> bool {
+        (self.leaps(pos) || self.dual) && !self.reads_before() && !self.reads_anchor()
     }
     /// Where the rows of the input of level `level` lie, in a list of all levels.
     pub fn input(&self, level: usize, rows: usize) -> Range<usize> {

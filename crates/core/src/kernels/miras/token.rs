@@ -5,6 +5,7 @@
 //! sequence is cut.
 
 use super::blocks::{blocks, longest, tokens};
+use super::dual::Space;
 use super::frame::{Engine, Frame, Tokens, cut, room};
 use super::pointwise as point;
 use super::rows::{Rows, row};
@@ -28,9 +29,11 @@ pub(super) fn forward(
     let (shape, x) = (Shape::of(rule, d), tokens(seq));
     let engine = Engine::new(&shape, scratch.isa(), Rows::Canonical);
     let one = [shape.inputs, shape.results];
-    let [buffer, own] = scratch.take([Frame::len(&shape, longest(&shape, x.count)), room(one)]);
+    let lens = [Frame::len(&shape, longest(&shape, x.count)), room(one), Space::len(&shape)];
+    let [buffer, own, space] = scratch.take(lens);
+    let mut space = Space::new(&shape, space);
     let at = &shape.plan.at;
-    for (first, count) in blocks(&shape, &x) {
+    for (first, count) in blocks(&shape, &x, false) {
         let part = x.part(first, count);
         let mut f = Frame::new(&shape, count, buffer);
         let fresh = !shape.anchored() || shape.begins(part.pos);
@@ -38,10 +41,10 @@ pub(super) fn forward(
             state.copy_within(at.z.clone(), at.anchor.start);
         }
         engine.enter(&part, state, &mut f);
-        engine.gradients(&part, &state[if fresh { at.z.clone() } else { at.anchor.clone() }], &mut f);
+        engine.gradients(&part, shape.anchor_weights(part.pos, state, &mut space), &mut f);
         let [g, z] = cut(own, one);
         for t in 0..count {
-            engine.one(&part, t, state, &mut f, g, z, &mut y[row(first + t, d.dv)]);
+            engine.one(&part, t, state, &mut f, &mut space, g, z, &mut y[row(first + t, d.dv)]);
         }
         engine.keep_window(state, &f);
     }
@@ -52,11 +55,12 @@ pub(super) fn read(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, state: &[f32],
     let (shape, x) = (Shape::of(rule, d), tokens(seq));
     let engine = Engine::new(&shape, scratch.isa(), Rows::Canonical);
     let one = [shape.inputs, shape.results];
-    let [own] = scratch.take([room(one)]);
+    let [own, space] = scratch.take([room(one), Space::len(&shape)]);
     let [g, z] = cut(own, one);
-    let from = if shape.reads_anchor() { &shape.plan.at.anchor } else { &shape.plan.at.z };
+    let mut space = Space::new(&shape, space);
+    let from = shape.read_weights(state, &mut space);
     for t in 0..x.count {
-        engine.read_from(&x, t, &state[from.clone()], g, z, &mut y[row(t, d.dv)]);
+        engine.read_from(&x, t, from, g, z, &mut y[row(t, d.dv)]);
     }
 }
 
@@ -77,25 +81,26 @@ impl Engine<'_> {
         t: usize,
         state: &mut [f32],
         f: &mut Frame<'_>,
+        space: &mut Space<'_>,
         g: &mut [f32],
         z: &mut [f32],
         y: &mut [f32],
     ) {
-        let (s, at) = (self.shape, &self.shape.plan.at);
+        let s = self.shape;
         if s.reads_before() || s.reads_anchor() {
-            let from = if s.reads_anchor() { at.anchor.clone() } else { at.z.clone() };
-            self.read_from(x, t, &state[from], g, z, y);
+            self.read_from(x, t, s.read_weights(state, space), g, z, y);
         }
         let momentum = s.kind.momentum.then(|| x.gate(s.slots.momentum)[t]);
         let retain = x.gate(s.slots.retain).get(t).copied().unwrap_or(1.0);
         let gates = Gates { retain, momentum, steps: if s.kind.steps { 1.0 } else { 0.0 } };
-        if s.reads_before() || s.reads_anchor() || s.orthogonal.is_some() {
+        if s.reads_before() || s.reads_anchor() || s.orthogonal.is_some() || s.dual {
             for i in 0..s.layers.len() {
                 self.step(i, t, gates, state, f, &[], &mut []);
             }
             self.leap(x, t, state, f.space);
+            s.settle_at(x.pos + t as u64, state);
             if !(s.reads_before() || s.reads_anchor()) {
-                self.read_from(x, t, &state[at.z.clone()], g, z, y);
+                self.read_from(x, t, s.read_weights(state, space), g, z, y);
             }
             return;
         }

@@ -22,6 +22,7 @@
 //! order, layer by layer from the output: `dA += dz h^T`, `dh += A^T dz`, `dz_below += act'(z_below) dh`.
 
 use super::coefficients::{self, Coefficients};
+use super::dual::Space;
 use super::frame::{Engine, Frame, Tokens, cut, pair, room, seen};
 use super::orthogonal::Orthogonal;
 use super::pointwise as point;
@@ -126,6 +127,7 @@ impl Engine<'_> {
         (state, after): (&[f32], &[f32]),
         f: &mut Frame<'_>,
         d: &mut Work<'_>,
+        space: &mut Space<'_>,
         dy: &[f32],
         dx: &mut DInputs<'_>,
         dstate: &mut [f32],
@@ -150,8 +152,18 @@ impl Engine<'_> {
             point::add_scaled(self.isa, 1.0, behind, &mut z[at.z.clone()]);
             behind.fill(0.0);
         }
-        self.read_backward(x, state, &anchor, f, d, dy, dx, dstate);
-        self.gradients_backward(x, &state[anchor.clone()], f, d, &mut dstate[anchor]);
+        if s.dual {
+            let Space { anchor: weights, danchor, .. } = &mut *space;
+            danchor.fill(0.0);
+            if s.reads_anchor() {
+                self.read_backward(x, weights, &at.z, f, d, dy, dx, danchor);
+            }
+            self.gradients_backward(x, weights, f, d, danchor);
+            self.anchor_backward(&state[anchor.clone()], space, &mut dstate[anchor]);
+        } else {
+            self.read_backward(x, state, &anchor, f, d, dy, dx, dstate);
+            self.gradients_backward(x, &state[anchor.clone()], f, d, &mut dstate[anchor]);
+        }
         self.gates_backward(x, f, d, dx);
         self.keys_backward(d, dx, dstate);
         if let Some(i) = s.slots.coefficients {
@@ -256,7 +268,7 @@ impl Engine<'_> {
             d.zq[top].copy_from_slice(dy);
         }
         // A read that sees what the block's own orthogonal step made is a read of its own.
-        let own = if !self.alone && s.reads_leap(x.pos + n as u64 - 1) { n - 1 } else { n };
+        let own = if !self.alone && s.reads_aside(x.pos + n as u64 - 1) { n - 1 } else { n };
         d.zq[own * s.d.dv..n * s.d.dv].fill(0.0);
         if s.residual {
             point::add_scaled(isa, 1.0, &dy[..own * s.d.dv], &mut dx[2][..own * s.d.dv]);
