@@ -41,6 +41,10 @@ pub trait Scalar:
     fn tanh(self) -> Self;
     /// Error function.
     fn erf(self) -> Self;
+    /// Sine.
+    fn sin(self) -> Self;
+    /// Cosine.
+    fn cos(self) -> Self;
     /// The same value as a constant: derivatives stop here.
     fn detach(self) -> Self;
     /// The value of `hard` with the derivative of `soft`: how a surrogate gradient is declared.
@@ -92,6 +96,8 @@ macro_rules! real {
             fn sqrt(self) -> Self { $F::sqrt(self) }
             fn tanh(self) -> Self { $F::tanh(self) }
             fn erf(self) -> Self { $erf(self) }
+            fn sin(self) -> Self { $F::sin(self) }
+            fn cos(self) -> Self { $F::cos(self) }
             fn detach(self) -> Self { self }
             fn straight_through(hard: Self, _soft: Self) -> Self { hard }
         }
@@ -208,6 +214,12 @@ impl<F: Scalar> Scalar for Dual<F> {
         let slope = F::from_f64(2.0 / std::f64::consts::PI.sqrt()) * (-(self.re * self.re)).exp();
         Self::new(self.re.erf(), self.eps * slope)
     }
+    fn sin(self) -> Self {
+        Self::new(self.re.sin(), self.eps * self.re.cos())
+    }
+    fn cos(self) -> Self {
+        Self::new(self.re.cos(), -(self.eps * self.re.sin()))
+    }
     fn detach(self) -> Self {
         Self::new(self.re.detach(), F::zero())
     }
@@ -234,6 +246,8 @@ mod tests {
             (derivative(Scalar::sqrt, x), 0.5 / x.sqrt()),
             (derivative(Scalar::tanh, x), 1.0 - x.tanh().powi(2)),
             (derivative(Scalar::erf, x), 2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp()),
+            (derivative(Scalar::sin, x), x.cos()),
+            (derivative(Scalar::cos, x), -x.sin()),
             (derivative(Scalar::softplus, x), s),
             (derivative(Scalar::softplus, -x), 1.0 - s),
             (derivative(Scalar::sigmoid, x), s * (1.0 - s)),

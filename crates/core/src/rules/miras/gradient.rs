@@ -24,8 +24,8 @@ pub(super) struct Pair<'a, F> {
     pub threshold: F,
     /// Its weight in the sum.
     pub gamma: F,
-    /// The step size, where the residual is that of an implicit step.
-    pub implicit: Option<F>,
+    /// The step size, one or per value channel, where the residual is that of an implicit step.
+    pub implicit: Option<&'a [F]>,
 }
 
 /// Gradients of a [`Pair`].
@@ -35,7 +35,8 @@ pub(super) struct DPair<F> {
     pub v: Vec<F>,
     pub threshold: F,
     pub gamma: F,
-    pub rate: F,
+    /// As wide as the step size of an implicit step; empty without one.
+    pub rate: Vec<F>,
 }
 
 /// What a gradient is made of on the way.
@@ -91,11 +92,15 @@ impl Miras {
         let mut raw = vec![F::zero(); p.len()];
         with_bias!(&self.bias, b => match x.implicit {
             None => b.residual(&p, x.v, x.threshold, &mut raw),
-            Some(rate) => b.implicit(&p, x.v, x.threshold, rate * dot(&phi, &phi), &mut raw),
+            // Such losses are sums over coordinates, each of which has its own step size.
+            Some(rates) => for (j, r) in raw.iter_mut().enumerate() {
+                let (at, s) = (j..j + 1, at_channel(rates, j) * dot(&phi, &phi));
+                b.implicit(&p[at.clone()], &x.v[at], x.threshold, s, std::slice::from_mut(r));
+            },
         });
         let mut r = raw.clone();
         if let Some(most) = self.clip {
-            clip(F::from_f64(most), &mut r);
+            smooth::clip(F::from_f64(most), &mut r);
         }
         Parts { phi, p, raw, r }
     }
@@ -138,26 +143,31 @@ impl Miras {
         let dgamma = dot(&r, &moved);
         let mut dr: Vec<F> = moved.iter().map(|&m| m * x.gamma).collect();
         if let Some(most) = self.clip {
-            clip_backward(F::from_f64(most), &raw, &mut dr);
+            smooth::clip_backward(F::from_f64(most), &raw, &mut dr);
         }
         let mut out = DPair {
             k: vec![F::zero(); x.k.len()],
             v: vec![F::zero(); x.v.len()],
             threshold: F::zero(),
             gamma: dgamma,
-            rate: F::zero(),
+            rate: vec![F::zero(); x.implicit.map_or(0, <[F]>::len)],
         };
         let mut dp = vec![F::zero(); p.len()];
         let mut dphi = vec![F::zero(); phi.len()];
         with_bias!(&self.bias, b => match x.implicit {
             None => out.threshold = b.residual_backward(&p, x.v, x.threshold, &dr, &mut dp, &mut out.v),
-            Some(rate) => {
+            Some(rates) => {
                 let length = dot(&phi, &phi);
-                let (dt, ds) =
-                    b.implicit_backward(&p, x.v, x.threshold, rate * length, &dr, &mut dp, &mut out.v);
-                out.threshold = dt;
-                out.rate = ds * length;
-                add_scaled(&mut dphi, F::from_f64(2.0) * ds * rate, &phi);
+                for (j, dr) in dr.iter().enumerate() {
+                    let (at, rate) = (j..j + 1, at_channel(rates, j));
+                    let (p, v, dr) = (&p[at.clone()], &x.v[at.clone()], std::slice::from_ref(dr));
+                    let (dt, ds) = b.implicit_backward(
+                        p, v, x.threshold, rate * length, dr, &mut dp[at.clone()], &mut out.v[at],
+                    );
+                    out.threshold += dt;
+                    out.rate[j.min(rates.len() - 1)] += ds * length;
+                    add_scaled(&mut dphi, F::from_f64(2.0) * ds * rate, &phi);
+                }
             }
         });
 
@@ -179,20 +189,7 @@ impl Miras {
     }
 }
 
-/// `r * min(1, most / |r|)`.
-fn clip<F: Scalar>(most: F, r: &mut [F]) {
-    let length = smooth::norm(r);
-    if length > most {
-        r.iter_mut().for_each(|r| *r *= most / length);
-    }
-}
-
-/// Transpose of [`clip`] at the unclipped `r`; `dr` in place.
-fn clip_backward<F: Scalar>(most: F, r: &[F], dr: &mut [F]) {
-    let length = smooth::norm(r);
-    if length > most {
-        let dlength = -dot(dr, r) * most / (length * length);
-        dr.iter_mut().for_each(|d| *d *= most / length);
-        smooth::norm_backward(r, dlength, dr);
-    }
+/// The gate of channel `j`: the only one there is, or its own.
+fn at_channel<F: Scalar>(gate: &[F], j: usize) -> F {
+    gate[j.min(gate.len() - 1)]
 }

@@ -14,8 +14,9 @@
 //!
 //! Named rules of the literature are settings of this one: see [`Preset`].
 
-pub(crate) mod knob;
+mod divergence;
 mod gradient;
+pub(crate) mod knob;
 mod newton;
 mod plan;
 mod presets;
@@ -35,7 +36,7 @@ pub use presets::Preset;
 pub use smooth::Activation as HiddenActivation;
 
 use crate::error::Result;
-use crate::rule::{About, Activation, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width};
+use crate::rule::{About, Activation, ChunkForm, Dims, HeadDecay, Input, MemoryRule, StateTensor, Width, input};
 use crate::scalar::Scalar;
 use algorithm::{Algorithm, AnyAlgorithm, Solve, with_algorithm};
 use bias::AnyBias;
@@ -56,6 +57,29 @@ pub enum Gates {
     Value,
     /// `retain` per channel of the keys.
     Key,
+}
+
+/// Where the decay `retain` comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// A gate that the token opens.
+    #[default]
+    Gate,
+    /// A constant per head, see [`HeadDecay::RetNet`].
+    Retnet,
+    /// A constant per head, see [`HeadDecay::Lightning`].
+    Lightning,
+}
+
+impl Decay {
+    fn activation(self) -> Activation {
+        match self {
+            Decay::Gate => input::RETAIN.activation,
+            Decay::Retnet => Activation::PerHead(HeadDecay::RetNet),
+            Decay::Lightning => Activation::PerHead(HeadDecay::Lightning),
+        }
+    }
 }
 
 /// Where the inner gradient of a rule without chunks is taken.
@@ -86,7 +110,7 @@ pub enum ReadAt {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RateScale {
-    /// `inv` for a matrix, which is stable then; `inv_sqrt` for deeper memories.
+    /// `inv` for a memory that is linear in its weights, which is stable then; `inv_sqrt` for deeper ones.
     #[default]
     Auto,
     /// Not at all.
@@ -110,10 +134,12 @@ pub struct Miras {
     /// Knob 2.
     pub bias: AnyBias,
     /// Tokens whose loss each write descends, itself included; 0 for its own alone under a `rate`. With a window, the
-    /// gates of the window take the place of the rate [ATLAS v1 eq.9].
+    /// gates of the window take the place of the rate of the first inner step [Atlas v1 eq.9].
     pub window: usize,
     /// Knob 3.
     pub retention: AnyRetention,
+    /// A decay that tokens decide on, or a constant one.
+    pub decay: Decay,
     /// Knob 4.
     pub algorithm: AnyAlgorithm,
     /// Inner steps per token, each with a key, a value and a rate of its own, 1 to 4 [DeltaProduct v4 eq.3].
@@ -142,6 +168,7 @@ impl Default for Miras {
             bias: bias::L2::default().into(),
             window: 0,
             retention: retention::L2::default().into(),
+            decay: Decay::Gate,
             algorithm: algorithm::Gd::default().into(),
             steps: 1,
             gates: Gates::Scalar,
@@ -165,7 +192,7 @@ impl Miras {
     fn chunk_scale(&self) -> f64 {
         let c = self.chunk.max(1) as f64;
         let scale = match self.rate_scale {
-            RateScale::Auto if with_structure!(&self.structure, s => s.is_matrix()) => RateScale::Inv,
+            RateScale::Auto if with_structure!(&self.structure, s => s.is_linear()) => RateScale::Inv,
             RateScale::Auto => RateScale::InvSqrt,
             scale => scale,
         };
@@ -208,6 +235,9 @@ impl MemoryRule for Miras {
     fn named_like(self, other: &Self) -> Self {
         Self { name: other.name, ..self }
     }
+    fn unbounded(&self) -> Option<&'static str> {
+        validity::unbounded(self)
+    }
     fn reads_first(&self) -> bool {
         self.read == ReadAt::Pre || (self.read == ReadAt::Start && self.chunk <= 1)
     }
@@ -239,7 +269,7 @@ impl MemoryRule for Miras {
     /// repeats the gradient part.
     fn flops(&self, d: Dims) -> f64 {
         let plan = Plan::new(self, d);
-        let gradient = if with_structure!(&self.structure, s => s.is_matrix()) { 4.0 } else { 6.0 };
+        let gradient = if with_structure!(&self.structure, s => s.is_linear()) { 4.0 } else { 6.0 };
         let momentum = if plan.at.s.is_empty() { 0.0 } else { 2.0 };
         let tokens = self.window.max(1) * self.steps.max(1);
         (gradient * tokens as f64 + 3.0 + momentum) * plan.weights() as f64

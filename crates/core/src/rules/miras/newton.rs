@@ -1,4 +1,4 @@
-//! Recursive least squares: the exact minimiser of all squared errors so far, discounted [Mesa v1 eq.7].
+//! Recursive least squares: the exact minimiser of all squared errors so far, discounted [Mesa v1 sec.3].
 //!
 //! ```text
 //! Pd = P / retain                      retain floored, so that P cannot grow without bound in one token

@@ -5,7 +5,7 @@ use super::bias::{Bias, with_bias};
 use super::features::{Features, with_features};
 use super::retention::{Pull, Retention, with_retention};
 use super::structure::{Axis, Structure, Tensor, with_structure};
-use super::{Algorithm, Gates, Miras, Solve};
+use super::{Algorithm, Decay, Gates, Miras, Solve};
 use crate::rule::{Activation, Dims, Input, Start, StateTensor, Width, input};
 use std::ops::Range;
 
@@ -39,6 +39,8 @@ pub(super) struct Places {
     pub step: Range<usize>,
     /// The sum of `rate * retain` since it last settled.
     pub shrink: Range<usize>,
+    /// The sum of `ns_rate` since the last step, where one is taken per chunk.
+    pub reach: Range<usize>,
     /// Where the memory started.
     pub start: Range<usize>,
     /// Keys, values and thresholds of the tokens before, oldest first: `[window - 1, ..]`.
@@ -77,7 +79,8 @@ impl Plan {
         let mut plan = Self { d, inner, tensors, at: Places::default(), len: 0, gates: rule.gates };
         let (pull, multiplies, shrinks) =
             with_retention!(&rule.retention, r => (r.pull(), r.multiplies(), r.shrinks()));
-        let (momentum, solve) = with_algorithm!(&rule.algorithm, a => (a.momentum(), a.solve()));
+        let (momentum, solve, once) =
+            with_algorithm!(&rule.algorithm, a => (a.momentum(), a.solve(), a.once_per_chunk()));
         let threshold = with_bias!(&rule.bias, b => b.threshold());
         let (chunked, past) = (rule.chunk > 1, rule.window.saturating_sub(1));
         let mut place = |n: usize| {
@@ -91,6 +94,7 @@ impl Plan {
             anchor: place(when(chunked, weights)),
             step: place(when(chunked && multiplies, weights)),
             shrink: place(when(chunked && shrinks, 1)),
+            reach: place(when(chunked && once, 1)),
             start: place(when(pull == Pull::Start, weights)),
             keys: place(past * d.dk),
             values: place(past * d.dv),
@@ -109,6 +113,7 @@ impl Plan {
     pub fn state(&self, rule: &Miras) -> Vec<StateTensor> {
         let mut out: Vec<StateTensor> = Vec::new();
         let alone = self.tensors.len() == 1;
+        let vector = with_structure!(&rule.structure, s => s.is_vector());
         let parts = [&self.at.z, &self.at.s, &self.at.anchor, &self.at.step];
         let group = |out: &mut Vec<StateTensor>, part: usize, present: bool| {
             for (i, (t, _)) in self.tensors.iter().enumerate().filter(|_| present) {
@@ -118,7 +123,8 @@ impl Plan {
                     2 | 4 => Start::Same(i),
                     _ => Start::Zero,
                 };
-                out.push(StateTensor::matrix(name, t.rows, t.columns).starting(start));
+                let shape = if vector { vec![t.len()] } else { vec![t.rows, t.columns] };
+                out.push(StateTensor { name, shape, start });
             }
         };
         for (part, place) in parts.into_iter().enumerate() {
@@ -126,6 +132,9 @@ impl Plan {
         }
         if !self.at.shrink.is_empty() {
             out.push(StateTensor { name: "shrink", shape: vec![1], start: Start::Zero });
+        }
+        if !self.at.reach.is_empty() {
+            out.push(StateTensor { name: "ns_rate", shape: vec![1], start: Start::Zero });
         }
         group(&mut out, 4, !self.at.start.is_empty());
         let past = rule.window.saturating_sub(1);
@@ -191,13 +200,18 @@ pub(super) fn inputs(rule: &Miras) -> (Vec<Input>, Slots) {
         list.extend(input);
         input.map(|_| list.len() - 1)
     };
-    slots.retain = add((pulls && !with_algorithm!(&rule.algorithm, a => a.keeps_all()))
-        .then_some(Input { width, ..input::RETAIN }));
-    let rated = solve != Solve::Newton && rule.window == 0;
+    let constant = rule.decay != Decay::Gate;
+    let retain = Input {
+        width: if constant { Width::One } else { width },
+        activation: rule.decay.activation(),
+        ..input::RETAIN
+    };
+    slots.retain = add((pulls && !with_algorithm!(&rule.algorithm, a => a.keeps_all())).then_some(retain));
+    let rated = solve != Solve::Newton;
     // Keys decide where a rate acts, so gates per key channel leave the rate a scalar.
     let rate_width = if rule.gates == Gates::Key { Width::One } else { width };
     let rate = Input { width: rate_width, activation: rule.rate_activation(momentum), ..input::RATE };
-    slots.steps.push((0, 1, add(rated.then_some(rate))));
+    slots.steps.push((0, 1, add((rated && rule.window == 0).then_some(rate))));
     slots.momentum = add(momentum.then_some(Input { width: rate_width, ..input::MOMENTUM }));
     slots.ns_rate = add(unit_scale.then_some(NS_RATE));
     slots.threshold = add(threshold.then_some(THRESHOLD));
@@ -216,7 +230,7 @@ pub(super) fn inputs(rule: &Miras) -> (Vec<Input>, Slots) {
 const NS_RATE: Input = Input {
     name: "ns_rate",
     width: Width::One,
-    // Small: whatever the surprise, the direction has full size [ATLAS v1 eq.32].
+    // Small: whatever the surprise, the direction has full size [Atlas v1 eq.32].
     activation: Activation::Sigmoid { max: 0.1, bias: 0.0, damped_by: None },
     about: "step size behind Newton-Schulz",
 };

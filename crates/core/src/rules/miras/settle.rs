@@ -42,7 +42,7 @@ impl Miras {
     pub(super) fn settled_backward<F: Scalar>(&self, plan: &Plan, state: &[F], dz: &[F], dstate: &mut [F]) {
         let moving = self.moving(plan, state);
         let step = vec![F::zero(); moving.step.len()];
-        let mut d = Moving { z: dz.to_vec(), s: Vec::new(), step, shrink: F::zero() };
+        let mut d = Moving { z: dz.to_vec(), s: Vec::new(), step, shrink: F::zero(), reach: F::zero() };
         if self.settles_for_reads() {
             self.settle_backward(plan, &moving, &mut d);
         }
@@ -99,7 +99,7 @@ impl Miras {
 
     /// The input that says how large a step is: the sum of a window's gates is one.
     pub(super) fn shrink_rate(&self, slots: &Slots, n: usize) -> Option<usize> {
-        slots.ns_rate.or(slots.steps[n].2).or(slots.window)
+        slots.ns_rate.or(slots.steps[n].2).or(slots.window.filter(|_| n == 0))
     }
 
     pub(super) fn shrink_backward<F: Scalar>(&self, fixed: &Fixed<'_, F>, n: usize, dshrink: F, dx: &mut [&mut [F]]) {

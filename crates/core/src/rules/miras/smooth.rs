@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 /// Inside norms: `sqrt(sum x^2 + NORM^2)`.
 pub(crate) const NORM: f64 = 1e-12;
 /// Inside absolute values: `sqrt(x^2 + ABS)`.
-#[allow(dead_code)]
 pub(crate) const ABS: f64 = 1e-6;
 /// Inside LayerNorm.
 const LAYER_NORM: f64 = 1e-6;
@@ -88,4 +87,88 @@ pub(crate) fn norm_backward<F: Scalar>(x: &[F], dnorm: F, dx: &mut [F]) {
     for (dx, &x) in dx.iter_mut().zip(x) {
         *dx += by * x;
     }
+}
+
+/// `x^s` for positive `x`; zero where `x` is zero and `s` is not.
+pub(crate) fn power<F: Scalar>(x: F, s: f64) -> F {
+    if s == 0.0 {
+        F::one()
+    } else if s == 1.0 {
+        x
+    } else if s == 0.5 && x.value() > 0.0 {
+        x.sqrt()
+    } else if x.value() > 0.0 {
+        (x.ln() * F::from_f64(s)).exp()
+    } else {
+        F::zero()
+    }
+}
+
+/// `|x|`.
+pub(crate) fn magnitude<F: Scalar>(x: F) -> F {
+    if x.value() < 0.0 { -x } else { x }
+}
+
+/// `(sum |x|^q)^(1/q)`, zero with a gradient of zero for zero.
+pub(crate) fn norm_q<F: Scalar>(x: &[F], q: f64) -> F {
+    let most = x.iter().fold(0.0, |m: f64, x| m.max(x.value().abs()));
+    if most == 0.0 {
+        return F::zero();
+    }
+    // Taken out, so that no power overflows.
+    let most = F::from_f64(most);
+    power(x.iter().map(|&x| power(magnitude(x) / most, q)).sum::<F>(), 1.0 / q) * most
+}
+
+/// Transpose of [`norm_q`], whose value is `norm`; adds into `dx`.
+pub(crate) fn norm_q_backward<F: Scalar>(x: &[F], q: f64, norm: F, dnorm: F, dx: &mut [F]) {
+    if norm.value() == 0.0 {
+        return;
+    }
+    for (dx, &x) in dx.iter_mut().zip(x) {
+        let slope = power(magnitude(x) / norm, q - 1.0);
+        *dx += dnorm * if x.value() < 0.0 { -slope } else { slope };
+    }
+}
+
+/// `x * min(1, most / |x|)`.
+pub(crate) fn clip<F: Scalar>(most: F, x: &mut [F]) {
+    let length = norm(x);
+    if length > most {
+        x.iter_mut().for_each(|x| *x *= most / length);
+    }
+}
+
+/// Transpose of [`clip`] at the unclipped `x`; `dx` in place.
+pub(crate) fn clip_backward<F: Scalar>(most: F, x: &[F], dx: &mut [F]) {
+    let length = norm(x);
+    if length > most {
+        let dlength = -x.iter().zip(&*dx).map(|(&x, &d)| x * d).sum::<F>() * most / (length * length);
+        dx.iter_mut().for_each(|d| *d *= most / length);
+        norm_backward(x, dlength, dx);
+    }
+}
+
+/// Softmax, without overflow; overwritten.
+pub(crate) fn softmax<F: Scalar>(x: &[F], y: &mut [F]) {
+    let most = x.iter().fold(x[0], |m, &x| if x > m { x } else { m }).detach();
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = (x - most).exp();
+    }
+    let sum = y.iter().copied().sum::<F>();
+    y.iter_mut().for_each(|y| *y = *y / sum);
+}
+
+/// Transpose of [`softmax`] with result `y`; adds `scale` times it into `dx`.
+pub(crate) fn softmax_backward<F: Scalar>(y: &[F], dy: &[F], scale: F, dx: &mut [F]) {
+    let mean = y.iter().zip(dy).map(|(&y, &dy)| y * dy).sum::<F>();
+    for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+        *dx += scale * y * (dy - mean);
+    }
+}
+
+/// `ln sum exp x`.
+pub(crate) fn log_sum_exp<F: Scalar>(x: &[F]) -> F {
+    let most = x.iter().fold(x[0], |m, &x| if x > m { x } else { m }).detach();
+    x.iter().map(|&x| (x - most).exp()).sum::<F>().ln() + most
 }

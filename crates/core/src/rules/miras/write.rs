@@ -24,6 +24,8 @@ pub(super) struct Moving<F> {
     /// Gathered steps; empty unless the retention multiplies.
     pub step: Vec<F>,
     pub shrink: F,
+    /// The sum of `ns_rate` since the last step; zero unless one is taken per chunk.
+    pub reach: F,
 }
 
 /// What a write only looks at.
@@ -73,13 +75,16 @@ impl<F: Scalar> Fixed<'_, F> {
         self.gate(self.slots.retain, channel)
     }
 
-    /// The associations of inner step `n`, each with its place in the window; `None` is the token itself.
+    /// The associations of inner step `n`, each with its place in the window; `None` is the token's own. A window is
+    /// that of the first step.
     fn pairs(&self, rule: &Miras, n: usize) -> Vec<(Option<usize>, Pair<'_, F>)> {
         let (k, v, rate) = self.slots.steps[n];
         let implicit = with_algorithm!(&rule.algorithm, a => a.solve()) == Solve::Implicit;
-        let gamma = |i: usize| self.slots.window.map_or(F::one(), |w| self.x[w][i]);
+        let window = self.slots.window.filter(|_| n == 0);
+        let gamma = |i: usize| window.map_or(F::one(), |w| self.x[w][i]);
         let (dk, dv, past) = (self.plan.d.dk, self.plan.d.dv, rule.window.saturating_sub(1));
-        let before = self.seen.clone().map(|i| {
+        let before = if n == 0 { self.seen.clone() } else { 0..0 };
+        let before = before.map(|i| {
             let threshold = self.thresholds.get(i).copied().unwrap_or_default();
             let (k, v) = (&self.keys[i * dk..(i + 1) * dk], &self.values[i * dv..(i + 1) * dv]);
             (Some(i), Pair { k, v, threshold, gamma: gamma(i), implicit: None })
@@ -89,7 +94,7 @@ impl<F: Scalar> Fixed<'_, F> {
             v: self.x[v],
             threshold: self.slots.threshold.map_or(F::zero(), |i| self.x[i][0]),
             gamma: gamma(past),
-            implicit: implicit.then(|| self.gate(rate, 0)),
+            implicit: rate.or(window).filter(|_| implicit).map(|i| self.x[i]),
         };
         before.chain([(None, own)]).collect()
     }
@@ -130,6 +135,9 @@ impl Miras {
         if !at.shrink.is_empty() {
             state[at.shrink.start] = moving.shrink;
         }
+        if !at.reach.is_empty() {
+            state[at.reach.start] = moving.reach;
+        }
         let own = slots.threshold.map_or(&[][..], |i| x[i]);
         push(&mut state[at.keys.clone()], x[0]);
         push(&mut state[at.values.clone()], x[1]);
@@ -166,6 +174,7 @@ impl Miras {
             s: part(&at.s),
             step: if at.step.is_empty() { vec![F::zero(); moving[0].step.len()] } else { part(&at.step) },
             shrink: if at.shrink.is_empty() { F::zero() } else { dstate[at.shrink.start] },
+            reach: if at.reach.is_empty() { F::zero() } else { dstate[at.reach.start] },
         };
         let mut dkeys = part(&at.keys);
         let mut dvalues = part(&at.values);
@@ -200,6 +209,9 @@ impl Miras {
         }
         if !at.shrink.is_empty() {
             dstate[at.shrink.start] = d.shrink;
+        }
+        if !at.reach.is_empty() {
+            dstate[at.reach.start] = d.reach;
         }
         let parts = [
             (&at.anchor, &dfixed.anchor),
@@ -263,7 +275,8 @@ impl Miras {
             (true, false) => state[at.step.clone()].to_vec(),
         };
         let shrink = if at.shrink.is_empty() { F::zero() } else { state[at.shrink.start] };
-        Moving { z: state[at.z.clone()].to_vec(), s: state[at.s.clone()].to_vec(), step, shrink }
+        let reach = if at.reach.is_empty() { F::zero() } else { state[at.reach.start] };
+        Moving { z: state[at.z.clone()].to_vec(), s: state[at.s.clone()].to_vec(), step, shrink, reach }
     }
 
     /// The state that `retain` pulls towards, element `i` of a flat memory.
@@ -318,21 +331,32 @@ impl Miras {
         self.gradient == GradientAt::Decayed || with_algorithm!(&self.algorithm, a => a.solve()) == Solve::Implicit
     }
 
-    /// What scales element `i` of a tensor's direction.
-    fn step_scale<F: Scalar>(&self, fixed: &Fixed<'_, F>, channel: usize) -> F {
-        let scaled = with_retention!(&self.retention, r => r.scales_steps());
-        let retain = if scaled { fixed.retain(channel) } else { F::one() };
-        fixed.gate(fixed.slots.ns_rate, 0) * retain
+    /// How far the direction goes: its scale where it has none of its own, with that of the tokens before it where one
+    /// step is taken for all of them.
+    fn reach<F: Scalar>(&self, fixed: &Fixed<'_, F>, m: &Moving<F>) -> F {
+        m.reach + fixed.gate(fixed.slots.ns_rate, 0)
+    }
+
+    /// What `retain` multiplies a step of inner step `n` by.
+    fn kept<F: Scalar>(&self, fixed: &Fixed<'_, F>, n: usize, channel: usize) -> F {
+        let scales = n == 0 && with_retention!(&self.retention, r => r.scales_steps());
+        if scales { fixed.retain(channel) } else { F::one() }
+    }
+
+    /// True if the scale of this token's direction waits for a later one.
+    fn waits<F>(&self, fixed: &Fixed<'_, F>) -> bool {
+        !fixed.plan.at.reach.is_empty() && !fixed.steps
     }
 
     fn inner_step<F: Scalar>(&self, fixed: &Fixed<'_, F>, n: usize, m: &mut Moving<F>) {
         let plan = fixed.plan;
         let inner = self.inner(fixed, n, m);
+        let reach = self.reach(fixed, m);
         m.z = inner.pulled;
         for (t, range) in &plan.tensors {
             for (i, at) in range.clone().enumerate() {
                 let channel = plan.channel(t, i);
-                let step = self.step_scale(fixed, channel) * inner.direction[at];
+                let step = reach * self.kept(fixed, n, channel) * inner.direction[at];
                 match m.step.get_mut(at) {
                     Some(gathered) => *gathered = if n == 0 { fixed.retain(channel) * *gathered } else { *gathered } + step,
                     None => m.z[at] += step,
@@ -343,6 +367,7 @@ impl Miras {
             m.s = inner.s;
         }
         m.shrink += self.shrink(fixed, n);
+        m.reach = if self.waits(fixed) { reach } else { F::zero() };
     }
 
     /// Transpose of [`Miras::inner_step`] at `m` before it: `d` goes from after to before.
@@ -419,18 +444,19 @@ impl Miras {
         out: &mut DFixed<'_, '_, F>,
     ) -> Vec<F> {
         let (plan, slots) = (fixed.plan, fixed.slots);
-        let scales = with_retention!(&self.retention, r => r.scales_steps());
+        let scales = n == 0 && with_retention!(&self.retention, r => r.scales_steps());
+        let reach = self.reach(fixed, m);
+        let mut dreach = if self.waits(fixed) { d.reach } else { F::zero() };
         let mut ddirection = vec![F::zero(); plan.weights()];
         for (t, range) in &plan.tensors {
             for (i, at) in range.clone().enumerate() {
                 let channel = plan.channel(t, i);
                 let dstep = if m.step.is_empty() { d.z[at] } else { d.step[at] };
-                ddirection[at] = self.step_scale(fixed, channel) * dstep;
-                let retain = if scales { fixed.retain(channel) } else { F::one() };
-                add_gate(out.x, slots.ns_rate, 0, dstep * inner.direction[at] * retain);
+                let kept = self.kept(fixed, n, channel);
+                ddirection[at] = reach * kept * dstep;
+                dreach += dstep * inner.direction[at] * kept;
                 if scales {
-                    let ns_rate = fixed.gate(slots.ns_rate, 0);
-                    add_gate(out.x, slots.retain, channel, dstep * inner.direction[at] * ns_rate);
+                    add_gate(out.x, slots.retain, channel, dstep * inner.direction[at] * reach);
                 }
                 if !m.step.is_empty() && n == 0 {
                     add_gate(out.x, slots.retain, channel, d.step[at] * m.step[at]);
@@ -438,6 +464,8 @@ impl Miras {
                 }
             }
         }
+        add_gate(out.x, slots.ns_rate, 0, dreach);
+        d.reach = dreach;
         ddirection
     }
 
@@ -479,10 +507,11 @@ impl Miras {
         let (plan, slots) = (fixed.plan, fixed.slots);
         let (k, v, rate) = slots.steps[n];
         let (dk, dv) = (plan.d.dk, plan.d.dv);
+        let window = slots.window.filter(|_| n == 0);
         let mut dcoefficients = vec![F::zero(); fixed.coefficients().len()];
         for (place, pair) in fixed.pairs(self, n) {
             let d = self.add_gradient_backward(plan, w, pair, fixed.coefficients(), dg, dw, &mut dcoefficients);
-            add_gate(out.x, slots.window, place.unwrap_or(self.window.saturating_sub(1)), d.gamma);
+            add_gate(out.x, window, place.unwrap_or(self.window.saturating_sub(1)), d.gamma);
             match place {
                 Some(i) => {
                     add_scaled(&mut out.keys[i * dk..(i + 1) * dk], F::one(), &d.k);
@@ -495,7 +524,7 @@ impl Miras {
                     add_scaled(out.x[k], F::one(), &d.k);
                     add_scaled(out.x[v], F::one(), &d.v);
                     add_gate(out.x, slots.threshold, 0, d.threshold);
-                    add_gate(out.x, rate, 0, d.rate);
+                    d.rate.iter().enumerate().for_each(|(j, &d)| add_gate(out.x, rate.or(window), j, d));
                 }
             }
         }

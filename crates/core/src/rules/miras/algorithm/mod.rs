@@ -1,4 +1,4 @@
-//! Knob 4, algorithm: how the inner loss is descended [Miras v1 sec.5.3, ATLAS v1 sec.5].
+//! Knob 4, algorithm: how the inner loss is descended [Miras v1 sec.5.3], [Atlas v1 sec.5].
 //!
 //! ```text
 //! S' = momentum S - rate G          without momentum: S' = -rate G
@@ -9,6 +9,7 @@
 
 use super::knob::knob;
 use super::structure::Tensor;
+use crate::error::Result;
 use crate::scalar::Scalar;
 
 /// How the step comes from the inner gradient.
@@ -24,6 +25,13 @@ pub enum Solve {
 
 /// An inner optimizer.
 pub trait Algorithm {
+    /// Refuses settings that do not exist, with the reason.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`].
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
     /// How the step comes from the gradient.
     fn solve(&self) -> Solve {
         Solve::Explicit
@@ -40,7 +48,8 @@ pub trait Algorithm {
     fn unit_scale(&self) -> bool {
         false
     }
-    /// True if, under chunks, the direction is taken once at the end of each instead of at every token.
+    /// True if, under chunks, the direction is taken once at the end of each instead of at every token, as far as the
+    /// `ns_rate` of all its tokens goes.
     fn once_per_chunk(&self) -> bool {
         false
     }
@@ -65,5 +74,9 @@ knob! { $
     AnyAlgorithm in algorithm, with_algorithm, "algorithm", {
         gd::Gd,
         momentum::Momentum,
+        muon::Muon,
+        ftrl::Ftrl,
+        implicit::Implicit,
+        newton::Newton,
     }
 }

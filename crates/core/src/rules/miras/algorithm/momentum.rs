@@ -1,4 +1,5 @@
-//! Gradient descent with momentum [Titans v1 eq.10]. Unlike in the first table of [Miras v1], one minus sign in all.
+//! Gradient descent with momentum [Titans v1 eq.10]. Unlike in the paper's first
+//! table [Miras v1 sec.4], there is one minus sign in all.
 
 use super::Algorithm;
 use serde::{Deserialize, Serialize};

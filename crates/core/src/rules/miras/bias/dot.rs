@@ -1,4 +1,4 @@
-//! Similarity, `-<p, v>`: the loss of Hebbian writes. Unlike in [ATLAS v1 eq.19], its sign is that of a loss.
+//! Similarity, `-<p, v>`: the loss of Hebbian writes. Unlike in [Atlas v1 eq.19], its sign is that of a loss.
 
 use super::Bias;
 use crate::scalar::Scalar;

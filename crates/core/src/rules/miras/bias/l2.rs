@@ -1,4 +1,4 @@
-//! Squared error, `1/2 |p - v|^2`; its implicit step is Longhorn's [Miras v1 sec.3, Longhorn v1 thm.3.1].
+//! Squared error, `1/2 |p - v|^2`; its implicit step is Longhorn's [Miras v1 sec.3], [Longhorn v1 sec.3].
 
 use super::Bias;
 use crate::scalar::Scalar;

@@ -1,5 +1,5 @@
 //! What keys and queries pass through before the memory sees them: more features hold more associations
-//! [ATLAS v1 prop.2].
+//! [Atlas v1 sec.3.1].
 
 use super::knob::knob;
 use crate::error::Result;
@@ -31,5 +31,8 @@ knob! { $
     /// A feature map; see [`Features`].
     AnyFeatures in features, with_features, "feature map", {
         none::None,
+        polynomial::Polynomial,
+        elu::Elu,
+        fourier::Fourier,
     }
 }

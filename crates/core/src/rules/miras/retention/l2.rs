@@ -1,4 +1,4 @@
-//! Decay towards zero: local and global squared distance [Miras v1 eq.7, Titans v1 eq.13].
+//! Decay towards zero: local and global squared distance [Miras v1 eq.7], [Titans v1 eq.13].
 //!
 //! Unlike the derivation, where both follow from one pair of weights, `retain` and `rate` are free of one another.
 

@@ -12,6 +12,7 @@
 
 use super::knob::knob;
 use super::structure::Tensor;
+use crate::error::{Error, Result};
 use crate::rule::Start;
 use crate::scalar::Scalar;
 
@@ -30,6 +31,13 @@ pub enum Pull {
 
 /// A retention. Functions take one tensor of the state at a time.
 pub trait Retention {
+    /// Refuses settings that do not exist, with the reason.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`].
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
     /// What `retain` pulls towards.
     fn pull(&self) -> Pull;
     /// What the state starts with, where a plain memory's tensor would start as it says itself.
@@ -102,11 +110,50 @@ pub trait Retention {
     }
 }
 
+/// Refuses a setting that is not a number above zero.
+fn positive(retention: &str, setting: &str, value: f64) -> Result<()> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(());
+    }
+    let reason = format!("{setting} = {value}: a number above zero");
+    Err(Error::Invalid { place: format!("retention `{retention}`"), reason })
+}
+
+/// Every value, not beyond `most` on either side.
+fn clamp<F: Scalar>(most: f64, x: &mut [F]) {
+    for x in x {
+        if x.value().abs() > most {
+            *x = F::from_f64(if x.value() > 0.0 { most } else { -most });
+        }
+    }
+}
+
+/// Transpose of [`clamp`] at `x` before it; `dx` in place.
+fn clamp_backward<F: Scalar>(most: f64, x: &[F], dx: &mut [F]) {
+    for (dx, x) in dx.iter_mut().zip(x) {
+        if x.value().abs() > most {
+            *dx = F::zero();
+        }
+    }
+}
+
 knob! { $
     /// A retention; see [`Retention`].
     AnyRetention in retention, with_retention, "retention", {
         none::None,
         l2::L2,
         l2_anchor::L2Anchor,
+        kl::Kl,
+        chi2::Chi2,
+        reverse_kl::ReverseKl,
+        hellinger::Hellinger,
+        elastic::Elastic,
+        elastic_ftrl::ElasticFtrl,
+        lq_exact::LqExact,
+        lq_literal::LqLiteral,
+        sigmoid::Sigmoid,
+        tanh::Tanh,
+        sphere::Sphere,
+        ball::Ball,
     }
 }

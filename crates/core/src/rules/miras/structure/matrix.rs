@@ -1,4 +1,4 @@
-//! A matrix, `M(W, x) = W x`: at most `dk` independent associations [ATLAS v1 prop.1].
+//! A matrix, `M(W, x) = W x`: at most `dk` independent associations [Atlas v1 sec.3.1].
 
 use super::{Axis, Structure, Tensor};
 use crate::rule::{Dims, Start};

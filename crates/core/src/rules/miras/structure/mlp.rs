@@ -1,5 +1,5 @@
 //! A perceptron of `layers` layers: deeper memories hold more associations than their width
-//! [ATLAS v1 thm.1, Titans v1 sec.3.1].
+//! [Atlas v1 sec.3.1], [Titans v1 sec.3.1].
 //!
 //! ```text
 //! h_L = x;   z_i = W_i h_i;   h_{i-1} = act(z_i);   M = x + LN(W_1 h_1)      layers counted from the output

@@ -69,6 +69,15 @@ pub trait Structure {
     fn is_matrix(&self) -> bool {
         false
     }
+    /// True if `M` is linear in its weights: chunks then add up steps that a rate below one over their length keeps
+    /// stable.
+    fn is_linear(&self) -> bool {
+        self.is_matrix()
+    }
+    /// True if its one tensor is a vector: state files then give it one axis.
+    fn is_vector(&self) -> bool {
+        false
+    }
     /// Upper end of the inner step size.
     fn rate_max(&self) -> f64;
     /// Bias of the inner step size at the start.
@@ -78,7 +87,9 @@ pub trait Structure {
 knob! { $
     /// The shape of a memory; see [`Structure`].
     AnyStructure in structure, with_structure, "structure", {
+        diagonal::Diagonal,
         matrix::Matrix,
         mlp::Mlp,
+        gated_mlp::GatedMlp,
     }
 }
