@@ -110,8 +110,8 @@ fn cost(shown: &Shown) -> String {
 fn document(args: &cli::Experiment, all: &[Shown]) -> String {
     let machine = Machine::look_up();
     let cpu = machine.cpu.as_deref().unwrap_or(machine.arch);
-    let command =
-        format!("hecate experiment {} --seeds {} --markdown", args.name.as_deref().unwrap_or(EVERY), args.seeds);
+    let (name, out) = (args.name.as_deref().unwrap_or(EVERY), args.out.display());
+    let command = format!("hecate experiment {name} --seeds {} --markdown --out {out}", args.seeds);
     let mut text = format!(
         "# Experiments\n\nWhat memories can do and where formulas fail, as measured, whatever came out. Written by \
          `{command}` (version {}) on {cpu}, {} threads, in {}. Numbers are means over seeds, with the lowest and the \

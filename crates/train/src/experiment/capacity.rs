@@ -14,9 +14,10 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "capacity",
     asks: "How many random pairs does a memory hold?",
     source: "[Titans v1 sec.5.5]",
-    protocol: "Keys and values of width 32, unit length, 8 to 96 pairs; error is the mean of |M(k) - v|^2 over all pairs \
-               after one pass, or after eight. Linear memories start at zero; the two-layer ones (hidden width 128, SiLU, \
-               rate 0.15) at normal weights of variance 1 / fan-in, one of them with a first layer of deviation 1/2.",
+    protocol: "Keys and values of width 32, unit length, 8 to 96 pairs; error is the mean of |M(k) - v|^2 over all \
+               pairs after one pass, or after eight. Linear memories start at zero; the two-layer ones (hidden width \
+               128, SiLU, rate 0.15) at normal weights of variance 1 / fan-in, one of them with a first layer of \
+               deviation 1/2.",
     random: true,
     run: |seeds| {
         let setup = Setup::full(seeds)?;
@@ -136,12 +137,14 @@ impl Setup {
                 listed(MOMENTUM, DELTA, half),
             ),
             Must::new(
-                format!("a linear memory is full at about {} pairs: below 0.05 at {half}, above 0.5 at {double}", self.width),
+                format!("a linear memory is full at about {} pairs: below 0.05 at {half}, above 0.5 at \
+                         {double}", self.width),
                 low < 0.05 && full > 0.5,
                 format!("{low:.4} and {full:.3}"),
             ),
             Must::new(
-                format!("a two-layer memory goes on beyond: at {double} pairs below half of that error, with the wide start"),
+                format!("a two-layer memory goes on beyond: at {double} pairs below half of that error, with the wide \
+                         start"),
                 wide.0,
                 wide.1,
             ),
@@ -160,7 +163,9 @@ impl Setup {
             }
         }
         let series = |part: &[Vec<Vec<f64>>]| {
-            let points = |rows: &Vec<Vec<f64>>| self.pairs.iter().map(|&n| n as f64).zip(rows.iter().cloned()).collect();
+            let points = |rows: &Vec<Vec<f64>>| {
+                self.pairs.iter().map(|&n| n as f64).zip(rows.iter().cloned()).collect()
+            };
             self.arms.iter().zip(part).map(|(e, rows)| Series::new(e.arm.name, points(rows))).collect::<Vec<_>>()
         };
         let x = Scale::linear("pairs");
@@ -168,11 +173,11 @@ impl Setup {
             .lines("Error of what is read back", x, Scale::linear("mean |M(k) − v|²"), series(&m.error))
             .lines("Pairs whose own value is the nearest", x, Scale::linear("share"), series(&m.nearest));
         let caption = format!(
-            "Lines are means over {} seeds, bands the lowest and the highest. A memory that is off reads zero and has the \
-             error 1. The linear memories hold {} numbers, the two-layer one {}. Nearest-value accuracy after one pass \
-             turns the order round for many pairs, because the delta rule forgets the oldest pairs and the Hebbian rule \
-             blurs all alike; the error tells them apart. Keys of unit length hardly bend hidden units that start at variance \
-             1 / fan-in, so that start learns more slowly.",
+            "Lines are means over {} seeds, bands the lowest and the highest. A memory that is off reads zero and has \
+             the error 1. The linear memories hold {} numbers, the two-layer one {}. Nearest-value accuracy after one \
+             pass turns the order round for many pairs, because the delta rule forgets the oldest pairs and the \
+             Hebbian rule blurs all alike; the error tells them apart. Keys of unit length hardly bend hidden units \
+             that start at variance 1 / fan-in, so that start learns more slowly.",
             self.seeds,
             self.width * self.width,
             8 * self.width * self.width,

@@ -13,10 +13,10 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "chunk_size",
     asks: "What does it cost to take the gradients of a chunk at its start?",
     source: "[Titans v1 eq.16]",
-    protocol: "A linear memory of width 32 without decay, chunks of 1, 4, 16 and 64 tokens. (a) The rule with chunks of 1 \
-               against the rule without chunks, and the Hebbian rule at every chunk size, 64 random tokens. (b) Error \
-               after one pass over 32 random pairs at rate 1/2. (c) The largest entry of the memory after 64 tokens whose \
-               keys have pairwise cosines of about 0.9, at rate 1 and at rate 1 / chunk.",
+    protocol: "A linear memory of width 32 without decay, chunks of 1, 4, 16 and 64 tokens. (a) The rule with chunks \
+               of 1 against the rule without chunks, and the Hebbian rule at every chunk size, 64 random tokens. (b) \
+               Error after one pass over 32 random pairs at rate 1/2. (c) The largest entry of the memory after 64 \
+               tokens whose keys have pairwise cosines of about 0.9, at rate 1 and at rate 1 / chunk.",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::default() };
@@ -86,7 +86,8 @@ impl Setup {
         for _ in 0..64 {
             // Cosine 0.95 to the centre, hence about 0.9 to one another.
             let (off, v) = (unit(&mut draw, self.width), unit(&mut draw, self.width));
-            let near: Vec<f64> = centre.iter().zip(&off).map(|(c, o)| 0.95 * c + (1.0 - 0.95_f64.powi(2)).sqrt() * o).collect();
+            let side = (1.0 - 0.95_f64.powi(2)).sqrt();
+            let near: Vec<f64> = centre.iter().zip(&off).map(|(c, o)| 0.95 * c + side * o).collect();
             let k = scaled(&near, 1.0 / length(&near));
             memory.step(&k, &v, &k);
         }
@@ -146,15 +147,17 @@ impl Setup {
     }
 
     fn finding(&self, m: &Measured) -> Finding {
-        let mut table = Table::new(&["chunk", "error, random keys", "largest entry, rate 1", "largest entry, rate 1/chunk"]);
+        let columns = ["chunk", "error, random keys", "largest entry, rate 1", "largest entry, rate 1/chunk"];
+        let mut table = Table::new(&columns);
         for (i, &chunk) in self.chunks.iter().enumerate() {
             let cells = [&m.error, &m.plain, &m.damped].map(|part| Cell::from(&part[i][..]));
             table.row([Cell::from(chunk)].into_iter().chain(cells));
         }
         let points = |part: &[Vec<f64>]| self.chunks.iter().map(|&c| c as f64).zip(part.iter().cloned()).collect();
         let x = Scale::doubling("tokens of a chunk");
+        let error = Series::new("error", points(&m.error));
         let figure = Figure::default()
-            .lines("Random keys, rate 1/2", x, Scale::linear("mean |M k − v|²"), vec![Series::new("error", points(&m.error))])
+            .lines("Random keys, rate 1/2", x, Scale::linear("mean |M k − v|²"), vec![error])
             .lines(
                 "Clustered keys",
                 x,
@@ -162,9 +165,10 @@ impl Setup {
                 vec![Series::new("rate 1", points(&m.plain)), Series::new("rate 1 / chunk", points(&m.damped))],
             );
         let caption = format!(
-            "Means over {} seeds, bands the lowest and the highest. A chunk of n clustered keys takes n times the step along \
-             their common direction, from an error that was measured once; above a step of 2 each chunk overshoots more than \
-             it corrects. Fewer chunks fit into 64 tokens the longer they are, so the growth falls again on the right.",
+            "Means over {} seeds, bands the lowest and the highest. A chunk of n clustered keys takes n times the step \
+             along their common direction, from an error that was measured once; above a step of 2 each chunk \
+             overshoots more than it corrects. Fewer chunks fit into 64 tokens the longer they are, so the growth \
+             falls again on the right.",
             self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }

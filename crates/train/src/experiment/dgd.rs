@@ -125,7 +125,7 @@ impl MemoryRule for Dgd {
 mod tests {
     use super::*;
 
-    /// A rate of 1/2 at the start erases a pair whole, so the suite's checks of one step apply unchanged.
+    /// The other checks of the suite are for rules that a model may have.
     #[test]
     fn the_gradient_is_exact() {
         let report = hecate_core::conformance::check(&Dgd {});

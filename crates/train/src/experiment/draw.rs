@@ -43,7 +43,7 @@ pub(super) fn scaled(x: &[f64], c: f64) -> Vec<f64> {
     x.iter().map(|x| c * x).collect()
 }
 
-/// The largest magnitude.
+/// The largest magnitude; NaN where one of the numbers is none.
 pub(super) fn largest(x: &[f64]) -> f64 {
-    x.iter().fold(0.0, |a, x| if x.abs() <= a { a } else { x.abs() })
+    x.iter().fold(0.0, |a: f64, x| if a.is_nan() || x.abs() <= a { a } else { x.abs() })
 }

@@ -21,7 +21,7 @@ const LETTER: f64 = 6.9;
 
 const COLORS: [&str; 7] = ["#0068a8", "#c65102", "#008560", "#a8478a", "#9a6b00", "#6f7680", "#1d1f23"];
 const DASHES: [&str; 5] = ["", "7 4", "2 3", "10 3 2 3", "5 2"];
-const STYLE: &str = "text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;fill:#1d1f23}\
+const STYLE: &str = "text{font:13px system-ui,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;fill:#1d1f23}\
     .title{font-size:17px;font-weight:600}.panel{font-size:14px;font-weight:600}.soft{fill:#5b6068}\
     .tick{font-size:12px;fill:#5b6068}.grid{stroke:#ebe9e5}.base{stroke:#b9b6b0}.line{fill:none;stroke-width:2;\
     stroke-linejoin:round}.seed{opacity:.35}";
@@ -275,7 +275,7 @@ fn legend(svg: &mut Html, names: &[&str], lines: bool, left: f64, top: f64, widt
     }
     let (mut x, mut y) = (left, top);
     for (i, name) in names.iter().enumerate() {
-        let need = 34.0 + LETTER * name.chars().count() as f64 + 14.0;
+        let need = 34.0 + 7.4 * name.chars().count() as f64 + 14.0;
         if x > left && x + need > left + width {
             (x, y) = (left, y + LINE);
         }

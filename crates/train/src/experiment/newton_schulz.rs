@@ -14,10 +14,10 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "newton_schulz",
     asks: "Do the iterations of Newton and Schulz give the polar factor?",
     source: "[Atlas v1 eq.32]",
-    protocol: "A momentum of width 16 with random singular vectors and singular values from 0.05 to 1 in geometric steps is \
-               put into a memory that steps by Newton-Schulz; one token that adds nothing moves the memory from zero by \
-               what the iteration gives. Distance: its difference from the product of the singular vectors, over the root \
-               of the width. The same for a momentum a thousand times smaller.",
+    protocol: "A momentum of width 16 with random singular vectors and singular values from 0.05 to 1 in geometric \
+               steps is put into a memory that steps by Newton-Schulz; one token that adds nothing moves the memory \
+               from zero by what the iteration gives. Distance: its difference from the product of the singular \
+               vectors, over the root of the width. The same for a momentum a thousand times smaller.",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::default() };
@@ -135,7 +135,8 @@ impl Setup {
                 format!("{:.3} to {:.3}", band[0], band[1]),
             ),
             Must::new(
-                "a step has the same size whatever the surprise: from a momentum a thousand times smaller, within a hundredth",
+                "a step has the same size whatever the surprise: from a momentum a thousand times smaller, within a \
+                 hundredth",
                 largest(&sizes) < 0.01,
                 format!("sizes differ by {:.3} % at the most", 100.0 * largest(&sizes)),
             ),
@@ -144,9 +145,12 @@ impl Setup {
 
     fn finding(&self, m: &[Measured]) -> Finding {
         let mut table = Table { columns: vec!["polynomial".into()], rows: Vec::new() };
-        let shown: Vec<usize> = (0..self.iterations.len()).filter(|i| [1, 5, 12, 20, 50].contains(&self.iterations[*i])).collect();
+        let columns = [1, 5, 12, 20, 50];
+        let all = 0..self.iterations.len();
+        let shown: Vec<usize> = all.filter(|&i| columns.contains(&self.iterations[i])).collect();
         table.columns.extend(shown.iter().map(|&i| format!("distance after {}", self.iterations[i])));
-        table.columns.extend(["lowest value after 5", "highest value after 5", "size from a small momentum"].map(String::from));
+        let rest = ["lowest value after 5", "highest value after 5", "size from a small momentum"];
+        table.columns.extend(rest.map(String::from));
         for (name, m) in self.polynomials.iter().zip(m) {
             let distances = shown.iter().map(|&i| &m.distance[i]);
             let rest = [&m.after5[0], &m.after5[1], &m.size];
@@ -157,12 +161,12 @@ impl Setup {
         let figure = Figure::default().lines(
             "Distance from the polar factor",
             Scale::linear("iterations"),
-            Scale::log("root mean square of the singular values' distance from 1"),
+            Scale::log("distance"),
             series,
         );
         let caption = format!(
-            "Means over {} seeds. Muon's constants trade the limit for speed: they lift small singular values faster, and then \
-             move about 1 for ever. The cubic one is still far after 5 iterations.",
+            "Means over {} seeds. Muon's constants trade the limit for speed: they lift small singular values faster, \
+             and then move about 1 for ever. The cubic one is still far after 5 iterations.",
             self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }

@@ -42,11 +42,11 @@ pub(super) fn mean(x: &[f64]) -> f64 {
 }
 /// The lowest of some numbers; NaN where one of them is none.
 pub(super) fn lowest(x: &[f64]) -> f64 {
-    x.iter().copied().fold(f64::INFINITY, |a, b| if a < b { a } else { b })
+    x.iter().copied().fold(f64::INFINITY, |a, b| if a.is_nan() || a <= b { a } else { b })
 }
 /// The highest of some numbers; NaN where one of them is none.
 pub(super) fn highest(x: &[f64]) -> f64 {
-    x.iter().copied().fold(f64::NEG_INFINITY, |a, b| if a > b { a } else { b })
+    x.iter().copied().fold(f64::NEG_INFINITY, |a, b| if a.is_nan() || a >= b { a } else { b })
 }
 
 impl std::fmt::Display for Cell {

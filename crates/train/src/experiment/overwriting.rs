@@ -13,8 +13,9 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "overwriting",
     asks: "Does a memory replace an old value, or keep the sum?",
     source: "[Titans v1 eq.13]",
-    protocol: "24 keys of width 32 get values A, then values B (all of unit length, one pass each, rate 1). Read back: the \
-               mean of |M(k) - b|^2, and how much of a and of b is in what is read (the mean of M(k) . a and M(k) . b).",
+    protocol: "24 keys of width 32 get values A, then values B (all of unit length, one pass each, rate 1). Read back: \
+               the mean of |M(k) - b|^2, and how much of a and of b is in what is read (the mean of M(k) . a and M(k) \
+               . b).",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::full()? };
@@ -76,7 +77,9 @@ impl Setup {
 
     fn musts(&self, m: &Measured) -> Vec<Must> {
         let [hebbian, delta] = [HEBBIAN, DELTA].map(|i| &m[i]);
-        let parts = |x: &[Vec<f64>; 3]| format!("{:.2} of A and {:.2} of B, error {:.2}", mean(&x[1]), mean(&x[2]), mean(&x[0]));
+        let parts = |x: &[Vec<f64>; 3]| {
+            format!("{:.2} of A and {:.2} of B, error {:.2}", mean(&x[1]), mean(&x[2]), mean(&x[0]))
+        };
         vec![
             Must::new(
                 "without forgetting, the Hebbian rule keeps the sum: as much of A as of B, within 0.25",
@@ -102,15 +105,17 @@ impl Setup {
             table.row([Cell::from(arm.name)].into_iter().chain(parts.iter().map(|p| Cell::from(&p[..]))));
         }
         let rows = |parts: &[usize]| {
-            let row = |(arm, m): (&Arm, &[Vec<f64>; 3])| (arm.name.to_string(), parts.iter().map(|&p| m[p].clone()).collect());
+            let row = |(arm, m): (&Arm, &[Vec<f64>; 3])| {
+                (arm.name.to_string(), parts.iter().map(|&p| m[p].clone()).collect())
+            };
             self.arms.iter().zip(m).map(row).collect::<Vec<_>>()
         };
         let figure = Figure::default()
             .rows("Error to the new values", Scale::linear("mean |M(k) − b|²"), &["B"], rows(&[0]))
             .rows("What is read", Scale::linear("share"), &["old value A", "new value B"], rows(&[1, 2]));
         let caption = format!(
-            "Large dots are means over {} seeds, small ones the seeds. A memory that is off reads zero and has the error 1. \
-             Forgetting helps the Hebbian rule because what it forgets is old.",
+            "Large dots are means over {} seeds, small ones the seeds. A memory that is off reads zero and has the \
+             error 1. Forgetting helps the Hebbian rule because what it forgets is old.",
             self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }

@@ -14,9 +14,9 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "parity",
     asks: "Can a write turn the sign of what is stored, so that a memory counts parity?",
     source: "[NestedLearning v1 eq.93]",
-    protocol: "A memory of one number that starts at 1, and 1,000 random bits. On a zero it is left alone (retain 1, rate 0); \
-               on a one it writes the value 0 under the key 1, with the gates that suit the rule best among all of \
-               retain, rate = 0, 0.1, .. 1. A prefix is right where the number has the sign of the parity.",
+    protocol: "A memory of one number that starts at 1, and 1,000 random bits. On a zero it is left alone (retain 1, \
+               rate 0); on a one it writes the value 0 under the key 1, with the gates that suit the rule best among \
+               all of retain, rate = 0, 0.1, .. 1. A prefix is right where the number has the sign of the parity.",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::full()? };
@@ -156,8 +156,8 @@ impl Setup {
     }
 
     fn finding(&self, m: &[Measured]) -> Finding {
-        let mut table =
-            Table::new(&["rule", "lowest factor", "gates with factor -1", "retain", "rate", "right", "size at the end"]);
+        let columns = ["rule", "lowest factor", "gates with factor -1", "retain", "rate", "right", "size at the end"];
+        let mut table = Table::new(&columns);
         for ((name, _), m) in self.rules.iter().zip(m) {
             table.row([
                 Cell::from(*name),
@@ -173,13 +173,13 @@ impl Setup {
             self.rules.iter().zip(m).map(|(r, m)| (r.0.to_string(), vec![part(m)])).collect::<Vec<_>>()
         };
         let figure = Figure::default()
-            .rows("Lowest factor of a write along its key", Scale::linear("factor"), &["rule"], rows(&|m| vec![m.lowest]))
-            .rows("Prefixes with the right sign", Scale::linear("share"), &["rule"], rows(&|m| m.right.clone()));
+            .rows("Lowest factor of a write along its key", Scale::linear("factor"), &[""], rows(&|m| vec![m.lowest]))
+            .rows("Prefixes with the right sign", Scale::linear("share"), &[""], rows(&|m| m.right.clone()));
         let caption = format!(
-            "{} seeds. `dgd` is the linear memory of self-referential Titans, which is not a rule of the registry: \
-             W' = retain W - 2 rate (W k) kᵀ + rate v kᵀ, so the factor along the key is retain - 2 rate; `decay_delta` has \
-             retain - rate, `delta` 1 - rate, `gated_delta` retain (1 - rate). Half of all prefixes have the parity 0, so \
-             a memory that never turns its sign is right about half of the time.",
+            "{} seeds. `dgd` is the linear memory of self-referential Titans, which is not a rule of the registry: W' \
+             = retain W - 2 rate (W k) kᵀ + rate v kᵀ, so the factor along the key is retain - 2 rate; `decay_delta` \
+             has retain - rate, `delta` 1 - rate, `gated_delta` retain (1 - rate). Half of all prefixes have the \
+             parity 0, so a memory that never turns its sign is right about half of the time.",
             self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }

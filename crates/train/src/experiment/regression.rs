@@ -14,9 +14,9 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "regression",
     asks: "Does a memory learn a linear map from examples, in context?",
     source: "[Titans v1 eq.12]",
-    protocol: "T tokens (k, W k) with a random W of width 16; keys of unit length, whose directions have variances from 1 to \
-               1/30 in geometric steps. Rate 1 without momentum, 1 - momentum with it. Error on 200 fresh keys: the mean \
-               of |M k - W k|^2 over the mean of |W k|^2, after 32, 64, 128 and 256 tokens.",
+    protocol: "T tokens (k, W k) with a random W of width 16; keys of unit length, whose directions have variances \
+               from 1 to 1/30 in geometric steps. Rate 1 without momentum, 1 - momentum with it. Error on 200 fresh \
+               keys: the mean of |M k - W k|^2 over the mean of |W k|^2, after 32, 64, 128 and 256 tokens.",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::full()? };
@@ -99,7 +99,8 @@ impl Setup {
         let (plain, half) = (means(PLAIN), means(HALF));
         vec![
             Must::new(
-                "with gradient descent, with and without momentum 0.5, the error falls with every doubling, under every seed",
+                "with gradient descent, with and without momentum 0.5, the error falls with every doubling, under \
+                 every seed",
                 falls(PLAIN) && falls(HALF),
                 format!("{}; {}", show(PLAIN), show(HALF)),
             ),
@@ -109,7 +110,8 @@ impl Setup {
                 format!("{}; {}", show(PLAIN), show(HALF)),
             ),
             Must::new(
-                "the map is learned, which the Hebbian rule cannot: at the end the error is below a hundredth of the control's",
+                "the map is learned, which the Hebbian rule cannot: at the end the error is below a hundredth of the \
+                 control's",
                 plain[plain.len() - 1] < 0.01 * mean(&m[CONTROL][plain.len() - 1]),
                 format!("{}; {}", show(PLAIN), show(CONTROL)),
             ),
@@ -131,8 +133,8 @@ impl Setup {
             series,
         );
         let caption = format!(
-            "Means over {} seeds, bands the lowest and the highest. A memory that is off reads zero and has the error 1. The \
-             Hebbian rule adds W k kᵀ up without end, so what it reads grows with the number of tokens.",
+            "Means over {} seeds, bands the lowest and the highest. A memory that is off reads zero and has the error \
+             1. The Hebbian rule adds W k kᵀ up without end, so what it reads grows with the number of tokens.",
             self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }

@@ -13,9 +13,9 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "uniform_memora",
     asks: "Can a simplex memory start from uniform weights?",
     source: "[Miras v1 eq.27]",
-    protocol: "Memora of width 16, hidden width 64, under 200 random tokens at retain 0.99 and rate 0.1; logits started all \
-               equal, or at the rule's own start. Spread: the largest difference between the input weights of two hidden \
-               units.",
+    protocol: "Memora of width 16, hidden width 64, without chunks, under 200 random tokens at retain 0.99 and rate \
+               0.1; logits started all equal, with the norm of the memory's output and without, or at the rule's own \
+               start. Spread: the largest difference between the input logits of two hidden units.",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::full()? };
@@ -23,26 +23,36 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     },
 };
 
-/// What is run.
+const EQUAL: usize = 0;
+const BARE: usize = 1;
+const OWN: usize = 2;
+
+/// What is run: arms in the order of the constants, and whether their logits start equal.
 struct Setup {
     width: usize,
     tokens: usize,
     seeds: usize,
-    arm: Arm,
-    /// Whether the arm that must not break its symmetry starts from equal logits.
-    uniform: bool,
+    arms: Vec<(Arm, bool)>,
 }
 
-/// Spread after each token and change of the weights at the end, by seed: from equal logits, and from the own start.
+/// One arm: spread after each token, and change of the hidden units' logits at the end, by seed.
 struct Measured {
-    spread: [Vec<Vec<f64>>; 2],
-    moved: [Vec<f64>; 2],
+    spread: Vec<Vec<f64>>,
+    moved: Vec<f64>,
 }
 
 impl Setup {
     fn full() -> Result<Self> {
-        let arm = Arm::new("memora", json!("memora"), &[("retain", 0.99), ("rate", 0.1)])?;
-        Ok(Self { width: 16, tokens: 200, seeds: super::SEEDS, arm, uniform: true })
+        let arm = |name, norm: bool| {
+            let rule = json!({"name": "memora", "chunk": 1, "structure": {"name": "mlp", "norm": norm}});
+            Arm::new(name, rule, &[("retain", 0.99), ("rate", 0.1)])
+        };
+        let arms = vec![
+            (arm("equal logits", true)?, true),
+            (arm("equal logits, no norm", false)?, true),
+            (arm("own start", true)?, false),
+        ];
+        Ok(Self { width: 16, tokens: 200, seeds: super::SEEDS, arms })
     }
 
     /// Largest difference between two rows of the layer of the hidden units.
@@ -51,10 +61,10 @@ impl Setup {
         (0..self.width).map(|c| highest(&column(c)) - lowest(&column(c))).fold(0.0, f64::max)
     }
 
-    fn one(&self, uniform: bool, seed: usize) -> Result<(Vec<f64>, f64)> {
+    fn one(&self, (arm, equal): &(Arm, bool), seed: usize) -> Result<(Vec<f64>, f64)> {
         let mut draw = rng("uniform_memora", seed);
-        let mut memory = self.arm.memory(Dims::new(self.width, self.width), &mut draw)?;
-        if uniform {
+        let mut memory = arm.memory(Dims::new(self.width, self.width), &mut draw)?;
+        if *equal {
             memory.tensor("W1").fill(0.0);
             memory.tensor("W2").fill(0.0);
         }
@@ -76,46 +86,50 @@ impl Setup {
         Ok((spread, largest(&change)))
     }
 
-    fn measure(&self) -> Result<Measured> {
-        let start = |uniform: bool| {
-            let seeds = (0..self.seeds).map(|s| self.one(uniform, s)).collect::<Result<Vec<_>>>()?;
+    fn measure(&self) -> Result<Vec<Measured>> {
+        let arm = |arm: &(Arm, bool)| {
+            let seeds = (0..self.seeds).map(|s| self.one(arm, s)).collect::<Result<Vec<_>>>()?;
             let spread = (0..self.tokens).map(|t| seeds.iter().map(|s| s.0[t]).collect()).collect();
-            Ok::<_, crate::Error>((spread, seeds.iter().map(|s| s.1).collect()))
+            Ok(Measured { spread, moved: seeds.iter().map(|s| s.1).collect() })
         };
-        let (uniform, own) = (start(self.uniform)?, start(false)?);
-        Ok(Measured { spread: [uniform.0, own.0], moved: [uniform.1, own.1] })
+        self.arms.iter().map(arm).collect()
     }
 
-    fn musts(&self, m: &Measured) -> Vec<Must> {
-        let end = |i: usize| &m.spread[i][self.tokens - 1];
+    fn musts(&self, m: &[Measured]) -> Vec<Must> {
+        let equal = [EQUAL, BARE].map(|i| highest(&m[i].spread.concat()));
+        let own = &m[OWN].spread[self.tokens - 1];
         vec![
             Must::new(
                 "from equal logits all hidden units stay the same for ever: spread below 1e-12 throughout",
-                highest(&m.spread[0].concat()) < 1e-12,
-                format!("largest spread {:.1e}", highest(&m.spread[0].concat())),
+                highest(&equal) < 1e-12,
+                format!("largest spread {:.1e}", highest(&equal)),
             ),
             Must::new(
-                "although the weights do change: by more than 0.001",
-                lowest(&m.moved[0]) > 1e-3,
-                format!("largest change of a logit {:.4} at the least", lowest(&m.moved[0])),
+                "and not because nothing moves: without the norm every seed moves a logit by more than 0.001",
+                lowest(&m[BARE].moved) > 1e-3,
+                format!(
+                    "{:.3} at the least without the norm, {:.1e} at the most with it",
+                    lowest(&m[BARE].moved),
+                    highest(&m[EQUAL].moved)
+                ),
             ),
             Must::new(
                 "from the rule's own start they differ: spread above 0.01",
-                lowest(end(1)) > 0.01,
-                format!("spread {:.3} at the least", lowest(end(1))),
+                lowest(own) > 0.01,
+                format!("spread {:.3} at the least", lowest(own)),
             ),
         ]
     }
 
-    fn finding(&self, m: &Measured) -> Finding {
-        let mut table = Table::new(&["start", "spread after one token", "spread at the end", "largest change of a logit"]);
-        let names = ["equal logits", "own start"];
-        for (i, name) in names.iter().enumerate() {
-            let cells = [&m.spread[i][0], &m.spread[i][self.tokens - 1], &m.moved[i]].map(|part| Cell::from(&part[..]));
-            table.row([Cell::from(*name)].into_iter().chain(cells));
+    fn finding(&self, m: &[Measured]) -> Finding {
+        let columns = ["start", "spread after one token", "spread at the end", "largest change of a logit"];
+        let mut table = Table::new(&columns);
+        for ((arm, _), m) in self.arms.iter().zip(m) {
+            let cells = [&m.spread[0], &m.spread[self.tokens - 1], &m.moved].map(|part| Cell::from(&part[..]));
+            table.row([Cell::from(arm.name)].into_iter().chain(cells));
         }
-        let points = |s: &Vec<Vec<f64>>| s.iter().enumerate().map(|(t, s)| (t as f64 + 1.0, s.clone())).collect();
-        let series = names.iter().zip(&m.spread).map(|(name, s)| Series::new(*name, points(s))).collect();
+        let points = |m: &Measured| m.spread.iter().enumerate().map(|(t, s)| (t as f64 + 1.0, s.clone())).collect();
+        let series = self.arms.iter().zip(m).map(|((arm, _), m)| Series::new(arm.name, points(m))).collect();
         let figure = Figure::default().lines(
             "Largest difference between two hidden units",
             Scale::linear("tokens"),
@@ -123,8 +137,10 @@ impl Setup {
             series,
         );
         let caption = format!(
-            "Means over {} seeds, bands the lowest and the highest. Equal units get equal gradients, and what they do together \
-             is what one unit would do; the rule's own start is random for this reason.",
+            "Means over {} seeds, bands the lowest and the highest; both lines from equal logits lie on the axis. \
+             Equal units get equal gradients, and what they do together is what one unit would do. With the norm it is \
+             worse: all coordinates of the output are equal, the norm makes nothing of them, and no logit moves at \
+             all. The rule's own start is random for this reason.",
             self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }
@@ -138,14 +154,12 @@ mod tests {
     #[test]
     fn every_must_can_fail() {
         let tiny = || Setup { width: 4, tokens: 20, seeds: 2, ..Setup::full().unwrap() };
-        let right = tiny().measure().unwrap();
-        let musts = tiny().musts(&right);
+        let musts = tiny().musts(&tiny().measure().unwrap());
         assert!(musts.iter().all(|m| m.holds), "{musts:?}");
-        let wrong = Setup { uniform: false, ..tiny() };
-        assert!(!wrong.musts(&wrong.measure().unwrap())[0].holds);
-        let [uniform, _] = right.spread;
-        let still = Measured { spread: [uniform.clone(), uniform], moved: [vec![0.0], vec![0.0]] };
-        let musts = tiny().musts(&still);
-        assert!(!musts[1].holds && !musts[2].holds, "{musts:?}");
+        // The own start in place of equal logits, the norm in place of none, equal logits in place of the own start.
+        let mut wrong = tiny();
+        wrong.arms = [OWN, EQUAL, BARE].map(|i| tiny().arms[i].clone()).into();
+        let musts = wrong.musts(&wrong.measure().unwrap());
+        assert!(musts.iter().all(|m| !m.holds), "{musts:?}");
     }
 }

@@ -19,11 +19,11 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "parity_trained",
     asks: "Which rules learn parity, and go on with longer strings?",
     source: "[NestedLearning v1 eq.93]",
-    protocol: "One memory of width 12 with a learned start, keys and queries of unit length, retain and rate by sigmoids \
-               (bias 3 and 0), a head 12-32-2 on the read (tanh), the parity asked at every position. Adam at 5e-3, \
-               gradient norm clipped to 1, 500 steps of 64 random strings of 24 bits; gradients through the memory are \
-               the rules' own, exact. Tested on 256 strings of 24, 48 and 96 bits: the share of strings with every \
-               position right.",
+    protocol: "One memory of width 12 with a learned start, keys and queries of unit length, retain and rate by \
+               sigmoids (bias 3 and 0), a head 12-32-2 on the read (tanh), the parity asked at every position. Adam at \
+               5e-3, gradient norm clipped to 1, 500 steps of 64 random strings of 24 bits; gradients through the \
+               memory are the rules' own, exact. Tested on 256 strings of 24, 48 and 96 bits: the share of strings \
+               with every position right.",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::full()? };
@@ -166,7 +166,8 @@ impl Setup {
         let blind = which(false).all(|(_, s)| (0..3).all(|i| highest(&column(s, i)) <= 0.05));
         vec![
             Must::new(
-                format!("rules that can turn a sign learn parity: at least 99 % of strings of {short} bits under every seed"),
+                format!("rules that can turn a sign learn parity: at least 99 % of strings of {short} bits under every \
+                         seed"),
                 least(0, 0.99, &|_| true),
                 format!("lowest: {}", shown(true, 0, lowest)),
             ),
@@ -207,17 +208,20 @@ impl Setup {
             table.row([Cell::from(entry.name)].into_iter().chain(cells));
         }
         let rows = |parts: std::ops::Range<usize>| {
-            let row = |(e, s): (&Entry, &Vec<Scores>)| (e.name.to_string(), parts.clone().map(|i| column(s, i)).collect());
+            let row = |(e, s): (&Entry, &Vec<Scores>)| {
+                (e.name.to_string(), parts.clone().map(|i| column(s, i)).collect())
+            };
             self.entries.iter().zip(m).map(row).collect::<Vec<_>>()
         };
+        let lengths = bits.each_ref().map(|b| &b[..]);
         let figure = Figure::default()
-            .rows("Strings right at every position", Scale::linear("share"), &bits.each_ref().map(|b| &b[..]), rows(0..3))
+            .rows("Strings right at every position", Scale::linear("share"), &lengths, rows(0..3))
             .rows("Positions right, at the training length", Scale::linear("share"), &["positions"], rows(3..4));
         let caption = format!(
-            "{} seeds. `dgd` is the linear memory of self-referential Titans, W' = retain W - 2 rate (W k) kᵀ + rate v kᵀ, \
-             which is not a rule of the registry; `decay_delta` is Titans without momentum. Along a key a write multiplies \
-             the memory by retain - rate (decay_delta), retain - 2 rate (dgd), 1 - rate (delta), retain (1 - rate) \
-             (gated_delta): only the first two can be negative.",
+            "{} seeds. `dgd` is the linear memory of self-referential Titans, W' = retain W - 2 rate (W k) kᵀ + rate v \
+             kᵀ, which is not a rule of the registry; `decay_delta` is Titans without momentum. Along a key a write \
+             multiplies the memory by retain - rate (decay_delta), retain - 2 rate (dgd), 1 - rate (delta), retain (1 \
+             - rate) (gated_delta): only the first two can be negative.",
             self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }

@@ -117,15 +117,24 @@ impl<R: MemoryRule> Parity<'_, R> {
     }
 
     /// Transpose of [`Parity::symbol`]; `df` is the gradient of what it gave.
-    fn symbol_backward<F: Scalar>(&self, at: &Places, p: &[F], bit: usize, s: &Symbol<F>, df: &[Vec<F>; 5], g: &mut [F]) {
+    fn symbol_backward<F: Scalar>(
+        &self,
+        at: &Places,
+        p: &[F],
+        bit: usize,
+        s: &Symbol<F>,
+        df: &[Vec<F>; 5],
+        g: &mut [F],
+    ) {
         let d = self.sizes.width;
         let x = p[at.embedding.clone()][bit * d..][..d].to_vec();
         let mut dx = vec![F::zero(); d];
-        for i in 0..3 {
-            let mut draw = df[i].clone();
+        for (i, df) in df.iter().enumerate().take(3) {
+            let mut draw = df.clone();
+            // The value alone keeps its length.
             if i != 1 {
                 let n = norm(&s.raw[i]);
-                let along = df[i].iter().zip(&s.final_[i]).map(|(&d, &y)| d * y).sum::<F>();
+                let along = df.iter().zip(&s.final_[i]).map(|(&d, &y)| d * y).sum::<F>();
                 draw.iter_mut().zip(&s.final_[i]).for_each(|(d, &y)| *d = (*d - along * y) / n);
             }
             let r = at.projections[i].clone();
@@ -202,7 +211,9 @@ impl<R: MemoryRule> Parity<'_, R> {
         g: &mut [F],
     ) -> F {
         let (dims, inputs) = (self.dims(), self.rule.inputs());
-        let token = |bit: bool| inputs.iter().map(|i| &symbols[usize::from(bit)].final_[slot(i)][..]).collect::<Vec<_>>();
+        let token = |bit: bool| {
+            inputs.iter().map(|i| &symbols[usize::from(bit)].final_[slot(i)][..]).collect::<Vec<_>>()
+        };
         let mut states = vec![p[at.start.clone()].to_vec()];
         let mut dreads = Vec::new();
         let (mut odd, mut loss) = (false, F::zero());
