@@ -78,6 +78,26 @@ fn tables_help_completions_and_the_manual_are_there() {
 }
 
 #[test]
+fn an_experiment_gives_numbers_verdicts_and_a_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = succeed(dir.path(), &["experiment"]);
+    assert!(list.contains("overwriting") && list.contains("parity_trained"), "{list}");
+    let text = succeed(dir.path(), &["experiment", "overwriting", "--seeds", "2", "--out", "figures"]);
+    assert!(text.contains("holds: ") && text.contains("2 seeds"), "{text}");
+    let figure = String::from_utf8(bytes(dir.path(), "figures/overwriting.svg")).unwrap();
+    assert!(figure.starts_with("<svg") && figure.contains("Hebbian"));
+    let json = succeed(dir.path(), &["experiment", "overwriting", "--seeds", "2", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["seeds"], 2);
+    assert!(json["musts"].as_array().unwrap().iter().all(|m| m["holds"].is_boolean() && m["measured"].is_string()));
+    assert!(json["table"]["rows"][0][1]["mean"].as_f64().unwrap() > 1.0, "{json}");
+    assert!(dir.path().join("runs/experiments/overwriting.svg").exists());
+    let document = succeed(dir.path(), &["experiment", "overwriting", "--seeds", "2", "--markdown"]);
+    assert!(document.contains("| experiment | must |") && document.contains("](experiments/overwriting.svg)"));
+    assert!(refuse(dir.path(), &["experiment", "overwritin"]).contains("overwriting"));
+}
+
+#[test]
 fn mistakes_end_in_one_line_that_names_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     write_text(&dir.path().join("text.txt"));
