@@ -7,7 +7,7 @@
 //! its file in `rules/` and a line in `rules!`, from which it has its name in configs, its tests, its row in every
 //! table and its Python name. What such a file holds is what stands here.
 
-use hecate_core::rules::miras::bias::Bias;
+use hecate_core::rules::miras::bias::{Bias, Growth};
 use hecate_core::rules::miras::retention::{Pull, Retention};
 use hecate_core::rules::miras::structure::Tensor;
 use hecate_core::{About, ChunkForm, Dims, Dual, Input, MemoryRule, Scalar, Start, StateTensor};
@@ -18,6 +18,10 @@ use serde::{Deserialize, Serialize};
 struct LogCosh;
 
 impl Bias for LogCosh {
+    fn growth(&self) -> Growth {
+        Growth::Slower
+    }
+
     fn loss<F: Scalar>(&self, p: &[F], v: &[F], _threshold: F) -> Option<F> {
         // log cosh e = softplus(2 e) - e - log 2, which does not overflow.
         let two = F::from_f64(2.0);
