@@ -273,13 +273,19 @@ impl MemoryRule for Miras {
     }
 
     /// Per weight: predict 2, back to the weights 2 (matrix) or 4, step and decay 3, read 2; momentum 2 more; a window
-    /// repeats the gradient part.
+    /// repeats the gradient part. Newton-Schulz iterations count per tensor, and once per chunk where they run so.
+    /// Least squares: 13 per entry of a square memory.
     fn flops(&self, d: Dims) -> f64 {
         let plan = Plan::new(self, d);
         let gradient = if with_structure!(&self.structure, s => s.is_linear()) { 4.0 } else { 6.0 };
         let momentum = if plan.at.s.is_empty() { 0.0 } else { 2.0 };
-        let tokens = self.window.max(1) * self.steps.max(1);
-        (gradient * tokens as f64 + 3.0 + momentum) * plan.weights() as f64
+        let gradients = self.window.max(1) + self.steps.max(1) - 1;
+        let directions = with_algorithm!(&self.algorithm, a => {
+            let all: f64 = plan.tensors.iter().map(|(t, _)| a.direction_flops(t)).sum();
+            all * self.steps.max(1) as f64 / if a.once_per_chunk() { self.chunk.max(1) as f64 } else { 1.0 }
+        });
+        let covariance = if self.is_newton() { 6.0 * (plan.inner.dk * plan.inner.dk) as f64 } else { 0.0 };
+        (gradient * gradients as f64 + 2.0 + 3.0 + momentum) * plan.weights() as f64 + directions + covariance
     }
 
     fn check(&self, d: Dims) -> Result<()> {

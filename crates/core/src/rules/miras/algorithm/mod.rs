@@ -59,6 +59,10 @@ pub trait Algorithm {
     fn covariance(&self) -> Option<f64> {
         None
     }
+    /// Operations of [`Algorithm::direction`].
+    fn direction_flops(&self, _t: &Tensor) -> f64 {
+        0.0
+    }
     /// The direction of a step, overwritten.
     fn direction<F: Scalar>(&self, _t: &Tensor, s: &[F], out: &mut [F]) {
         out.copy_from_slice(s);

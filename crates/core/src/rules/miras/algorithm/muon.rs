@@ -163,6 +163,12 @@ impl Algorithm for Muon {
         self.when == When::Chunk
     }
 
+    // Per iteration two products over the longer side and one of squares.
+    fn direction_flops(&self, t: &Tensor) -> f64 {
+        let (m, n) = (t.rows.min(t.columns) as f64, t.rows.max(t.columns) as f64);
+        if m > 1.0 { self.iterations as f64 * (4.0 * m * m * n + 2.0 * m * m * m) } else { 3.0 * n }
+    }
+
     fn direction<F: Scalar>(&self, t: &Tensor, s: &[F], out: &mut [F]) {
         let by = F::one() / (smooth::norm(s) + F::from_f64(LENGTH));
         let mut x: Vec<F> = wide(t, s).iter().map(|&s| s * by).collect();
