@@ -68,7 +68,7 @@ pub(super) fn check<R: MemoryRule>(rule: &R, tokens: usize, report: &mut Report)
     }
 }
 
-/// The reference alone on small heads, all gates shut, at their bias, open, or swinging together.
+/// The reference alone on small heads, all gates shut, open, or swinging together.
 pub(super) fn check_quick<R: MemoryRule>(rule: &R, tokens: usize, report: &mut Report) {
     if let Some(why) = rule.unbounded() {
         report.skipped.push(format!("endurance: {why}"));
@@ -76,15 +76,13 @@ pub(super) fn check_quick<R: MemoryRule>(rule: &R, tokens: usize, report: &mut R
     }
     let mut draw = Random::new(9);
     let count = rule.inputs().iter().filter(|i| i.activation.is_gate()).count();
-    let (shut, at_bias, open) = (Gate::Held(-60.0), Gate::Held(0.0), Gate::Held(60.0));
+    let (shut, open) = (Gate::Held(-60.0), Gate::Held(60.0));
     let streams = [
         (Tokens::Random, shut),
-        (Tokens::Equal, at_bias),
         (Tokens::Random, open),
         (Tokens::Equal, open),
         (Tokens::Clustered, open),
-        (Tokens::Clustered, Gate::Swings(1.0)),
-        (Tokens::Random, Gate::Swings(SWING)),
+        (Tokens::Clustered, Gate::Swings(SWING)),
         (Tokens::Equal, Gate::Swings(10.0)),
     ];
     for d in sizes(rule, &[(4, 4)]) {

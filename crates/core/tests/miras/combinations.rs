@@ -149,7 +149,7 @@ fn only_the_listed_pairs_of_values_exclude_one_another() {
 
 /// Every structure with every feature map, bias, retention and algorithm that it goes with; the other knobs drawn.
 #[test]
-#[ignore = "slow: 8 streams of 2,000 tokens for each of some thousand settings, a quarter of an hour on two cores"]
+#[ignore = "slow: 6 streams of 2,000 tokens for each of some thousand settings, a quarter of an hour on two cores"]
 fn every_combination_of_the_lists_stays_finite() {
     let knobs = knobs();
     let mut draw = Draw::new(&knobs, 2);
