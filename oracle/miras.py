@@ -278,10 +278,11 @@ class Miras:
         retain = jnp.maximum(x.get("retain", 1.0), 1e-3)
         w, k = state["W"], self.features(x["k"], x.get("coefficients"))
         p = state["P"] / retain
+        p = p * jnp.minimum(1.0, 1e3 / jnp.trace(p))
         g = p @ k / (1 + k @ p @ k)
         w = w - jnp.outer(w @ k - x["v"], g)
         p = p - jnp.outer(g, p @ k)
-        return dict(state) | {"W": w, "P": p * jnp.minimum(1.0, 1e3 / jnp.trace(p))}
+        return dict(state) | {"W": w, "P": p}
 
     def token(self, state, x, pos):
         """One token: the state after it, and its read."""

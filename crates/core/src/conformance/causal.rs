@@ -11,7 +11,7 @@ use crate::rule::MemoryRule;
 pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(3);
     for d in extent.sizes(rule, &[(4, 4), (5, 3), (16, 16)], &[(4, 4)]) {
-        let s = stream::mixed(rule, d, 24, 1.0, &mut draw).single();
+        let s = stream::mixed(rule, d, extent.pick(24, 12), 1.0, &mut draw).single();
         check_runs(rule, "reference", &s, |s| stream::forward(rule, s), &mut draw, report);
     }
     for kernel in extent.kernels::<R>() {
@@ -38,7 +38,7 @@ fn check_runs<R: MemoryRule>(
         for t in [0, s.tokens - 1, 1 + draw.below(s.tokens - 2), 1 + draw.below(s.tokens - 2)] {
             let mut reaches = false;
             // In turn, until one of them shows.
-            for change in [|x: f32| x * 0.75 + 0.03125, |x| x * 0.015625 + 0.0078125, |x| x * -2.0] {
+            for change in [|x: f32| x * 0.75 + 0.03125, |x| x * 0.015625 + 0.0078125, |x| x * -128.0, |x| x * 128.0] {
                 let mut changed = s.clone();
                 let width = s.widths[i];
                 for x in &mut changed.inputs[i][t * width..(t + 1) * width] {

@@ -14,7 +14,7 @@ const TOLERANCE: f64 = 1e-5;
 pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(4);
     for d in extent.sizes(rule, &[(4, 4), (5, 3)], &[(4, 4)]) {
-        let s = stream::mixed(rule, d, 24, 1.0, &mut draw).single();
+        let s = stream::mixed(rule, d, extent.pick(24, 12), 1.0, &mut draw).single();
         let whole = stream::forward(rule, &s);
         for at in 0..=s.tokens {
             let pieces = cut_run(&s, &[at], |s| stream::forward(rule, s));

@@ -208,7 +208,19 @@ pub fn quick_endurance<R: MemoryRule>(rule: &R, tokens: usize) -> Report {
     report
 }
 
-/// Head sizes for checks that are about more than one size, among those that the rule accepts.
+/// Most operations of a token, of a head size that checks run at.
+const MOST_FLOPS: f64 = 1e6;
+
+/// Head sizes for checks that are about more than one size, among those that the rule accepts: those that take no more
+/// than [`MOST_FLOPS`] a token, or else the cheapest.
 fn sizes<R: MemoryRule>(rule: &R, sizes: &[(usize, usize)]) -> Vec<Dims> {
-    sizes.iter().map(|&(dk, dv)| Dims::new(dk, dv)).filter(|&d| rule.check(d).is_ok()).collect()
+    affordable(rule, sizes, MOST_FLOPS).unwrap_or_else(|cheapest| cheapest.into_iter().collect())
+}
+
+/// The accepted sizes that take no more than `most` operations a token; the cheapest accepted one if there are none.
+fn affordable<R: MemoryRule>(rule: &R, sizes: &[(usize, usize)], most: f64) -> Result<Vec<Dims>, Option<Dims>> {
+    let all = sizes.iter().map(|&(dk, dv)| Dims::new(dk, dv)).filter(|&d| rule.check(d).is_ok());
+    let (some, others): (Vec<Dims>, Vec<Dims>) = all.partition(|&d| rule.flops(d) <= most);
+    let cheapest = others.into_iter().min_by(|&a, &b| rule.flops(a).total_cmp(&rule.flops(b)));
+    if some.is_empty() { Err(cheapest) } else { Ok(some) }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// Heads that every setting must fit if it exists at all.
 pub const SIZE: Dims = Dims { dk: 4, dv: 4 };
 
-/// One value of a knob: what it does to a rule.
+/// One value of a knob: what it does to a rule. A label with a space is a listed value at other settings.
 pub struct Value {
     pub label: String,
     set: Box<dyn Fn(&mut Miras) + Send + Sync>,

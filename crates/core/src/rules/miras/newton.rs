@@ -1,13 +1,15 @@
 //! Recursive least squares: the exact minimiser of all squared errors so far, discounted [Mesa v1 sec.3].
 //!
 //! ```text
-//! Pd = P / retain                      retain floored, so that P cannot grow without bound in one token
+//! Pd = P / retain, shrunk to its largest trace          retain floored, so that P is never divided by nothing
 //! g  = Pd k / (1 + k . Pd k)
 //! W' = W - (W k - v) g^T
-//! P' = (Pd - g (Pd k)^T) shrunk to its largest trace
+//! P' = Pd - (Pd k) (Pd k)^T / (1 + k . Pd k)
 //! ```
 //!
-//! The bound on the trace keeps P finite when keys stop exciting some direction while old errors are discounted.
+//! The bound on the trace keeps P finite when keys stop exciting some direction while old errors are discounted. It comes
+//! before the update, whose difference would otherwise be lost among the last bits of a large P, and P stays symmetric to
+//! the bit. Where rounding has made `k . Pd k` negative all the same, P says nothing about k, and the token writes nothing.
 
 use super::Miras;
 use super::plan::{Plan, Slots};
@@ -23,14 +25,17 @@ const MOST_TRACE: f64 = 1e3;
 struct Parts<F> {
     retain: F,
     phi: Vec<F>,
+    /// `P / retain`, and what it is shrunk by, if it is.
+    raw: Vec<F>,
+    by: Option<F>,
     pd: Vec<F>,
     pk: Vec<F>,
+    /// True if rounding has made `k . Pd k` negative: `Pd k` is then left out.
+    lost: bool,
     /// `1 + k . Pd k`.
     divisor: F,
     g: Vec<F>,
     e: Vec<F>,
-    /// P' before it is shrunk.
-    p: Vec<F>,
 }
 
 impl Miras {
@@ -39,22 +44,26 @@ impl Miras {
         let phi = self.features(plan, x[0], coefficients);
         let least = F::from_f64(LEAST_RETAIN);
         let retain = slots.retain.map_or(F::one(), |i| if x[i][0] > least { x[i][0] } else { least });
-        let pd: Vec<F> = state[plan.at.p.clone()].iter().map(|&p| p / retain).collect();
-        let pk = apply(&pd, &phi);
+        let raw: Vec<F> = state[plan.at.p.clone()].iter().map(|&p| p / retain).collect();
+        let by = shrink(&raw, plan.inner.dk);
+        let pd: Vec<F> = raw.iter().map(|&p| p * by.unwrap_or(F::one())).collect();
+        let mut pk = apply(&pd, &phi);
+        let lost = dot(&phi, &pk) < F::zero();
+        if lost {
+            pk.fill(F::zero());
+        }
         let divisor = F::one() + dot(&phi, &pk);
         let g: Vec<F> = pk.iter().map(|&x| x / divisor).collect();
         let e = error(&state[plan.at.z.clone()], &phi, x[1]);
-        let mut p = pd.clone();
-        add_outer(&mut p, -F::one(), &g, &pk);
-        Parts { retain, phi, pd, pk, divisor, g, e, p }
+        Parts { retain, phi, raw, by, pd, pk, lost, divisor, g, e }
     }
 
     pub(super) fn write_newton<F: Scalar>(&self, plan: &Plan, slots: &Slots, x: &[&[F]], state: &mut [F]) {
-        let parts = self.newton(plan, slots, x, state);
-        add_outer(&mut state[plan.at.z.clone()], -F::one(), &parts.e, &parts.g);
-        let by = shrink(&parts.p, plan.inner.dk).unwrap_or(F::one());
-        for (p, &new) in state[plan.at.p.clone()].iter_mut().zip(&parts.p) {
-            *p = new * by;
+        let Parts { pd, pk, divisor, g, e, .. } = self.newton(plan, slots, x, state);
+        add_outer(&mut state[plan.at.z.clone()], -F::one(), &e, &g);
+        let n = plan.inner.dk;
+        for (i, p) in state[plan.at.p.clone()].iter_mut().enumerate() {
+            *p = pd[i] - pk[i / n] * pk[i % n] / divisor;
         }
     }
 
@@ -69,41 +78,44 @@ impl Miras {
         dstate: &mut [F],
     ) {
         let n = plan.inner.dk;
-        let Parts { retain, phi, pd, pk, divisor, g, e, p } = self.newton(plan, slots, x, prev);
+        let Parts { retain, phi, raw, by, pd, pk, lost, divisor, g, e } = self.newton(plan, slots, x, prev);
         let w = &prev[plan.at.z.clone()];
-        let mut dp = dstate[plan.at.p.clone()].to_vec();
-        if let Some(by) = shrink(&p, n) {
-            // by = most / trace
-            let dby = dot(&dp, &p);
-            dp.iter_mut().for_each(|d| *d *= by);
-            let dtrace = -dby * by * by / F::from_f64(MOST_TRACE);
-            (0..n).for_each(|i| dp[i * n + i] += dtrace);
-        }
-        // P' = Pd - g (Pd k)^T
-        let mut dg: Vec<F> = apply(&dp, &pk).iter().map(|&d| -d).collect();
-        let mut dpk: Vec<F> = apply_transposed(&dp, &g).iter().map(|&d| -d).collect();
-        let mut dpd = dp;
+        // P' = Pd - (Pd k) (Pd k)^T / divisor
+        let mut dpd = dstate[plan.at.p.clone()].to_vec();
+        let ahead = apply(&dpd, &pk);
+        let mut dpk = vec![F::zero(); n];
+        add_scaled(&mut dpk, -(F::one() / divisor), &ahead);
+        add_scaled(&mut dpk, -(F::one() / divisor), &apply_transposed(&dpd, &pk));
+        let mut ddivisor = dot(&pk, &ahead) / (divisor * divisor);
         // W' = W - e g^T
         let dw = dstate[plan.at.z.clone()].to_vec();
         let de: Vec<F> = apply(&dw, &g).iter().map(|&d| -d).collect();
-        add_scaled(&mut dg, -F::one(), &apply_transposed(&dw, &e));
+        let dg: Vec<F> = apply_transposed(&dw, &e).iter().map(|&d| -d).collect();
         // e = W k - v
         let mut dphi = apply_transposed(w, &de);
         add_outer(&mut dstate[plan.at.z.clone()], F::one(), &de, &phi);
         add_scaled(dx[1], -F::one(), &de);
-        // g = Pd k / (1 + k . Pd k)
+        // g = Pd k / divisor, divisor = 1 + k . Pd k
         add_scaled(&mut dpk, F::one() / divisor, &dg);
-        let ddivisor = -dot(&dg, &g) / divisor;
+        ddivisor += -(dot(&dg, &g) / divisor);
         add_scaled(&mut dpk, ddivisor, &phi);
         add_scaled(&mut dphi, ddivisor, &pk);
         // Pd k
-        add_outer(&mut dpd, F::one(), &dpk, &phi);
-        add_scaled(&mut dphi, F::one(), &apply_transposed(&pd, &dpk));
-        // Pd = P / retain
+        if !lost {
+            add_outer(&mut dpd, F::one(), &dpk, &phi);
+            add_scaled(&mut dphi, F::one(), &apply_transposed(&pd, &dpk));
+        }
+        // Pd = P / retain * by, by = most / trace
+        if let Some(by) = by {
+            let dby = dot(&dpd, &raw);
+            dpd.iter_mut().for_each(|d| *d *= by);
+            let dtrace = -(dby * by * by) / F::from_f64(MOST_TRACE);
+            (0..n).for_each(|i| dpd[i * n + i] += dtrace);
+        }
         if let Some(i) = slots.retain
             && x[i][0] > F::from_f64(LEAST_RETAIN)
         {
-            dx[i][0] += -dot(&dpd, &pd) / retain;
+            dx[i][0] += -(dot(&dpd, &raw) / retain);
         }
         for (d, &dpd) in dstate[plan.at.p.clone()].iter_mut().zip(&dpd) {
             *d = dpd / retain;

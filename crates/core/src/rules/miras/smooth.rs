@@ -156,7 +156,7 @@ pub(crate) fn softmax<F: Scalar>(x: &[F], y: &mut [F]) {
         *y = (x - most).exp();
     }
     let sum = y.iter().copied().sum::<F>();
-    y.iter_mut().for_each(|y| *y = *y / sum);
+    y.iter_mut().for_each(|y| *y /= sum);
 }
 
 /// Transpose of [`softmax`] with result `y`; adds `scale` times it into `dx`.

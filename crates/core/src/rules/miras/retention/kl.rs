@@ -59,7 +59,7 @@ impl Retention for Kl {
         for z in z.chunks_exact_mut(t.columns) {
             let all = smooth::log_sum_exp(z);
             for z in z {
-                *z = *z - all;
+                *z -= all;
                 if z.value() < LEAST {
                     *z = F::from_f64(LEAST);
                 }

@@ -3,7 +3,8 @@
 //!
 //! Unlike the paper [Miras v1 eq.24], whose map drops the power of single entries and is the solution of no such
 //! objective (`lq_literal` has it), this one is: checked below. It keeps scale, so `retain` fades weights as it fades the
-//! state. Inside a chunk the norm is that of the chunk's start.
+//! state. Inside a chunk the norm is that of the chunk's start; no entry counts as larger than it, as none is larger than
+//! its own norm.
 
 use super::{Pull, Retention, Start, Tensor};
 use crate::error::{Error, Result};
@@ -34,6 +35,12 @@ impl LqExact {
     fn norm<F: Scalar>(&self, z: &[F], frozen: &[F]) -> (F, bool) {
         let norm = smooth::norm_q(frozen, self.q);
         if norm.value() > 0.0 { (norm, true) } else { (smooth::norm_q(z, self.q), false) }
+    }
+
+    /// `(|z| / norm)^(q - 2)`, at most one.
+    fn share<F: Scalar>(&self, z: F, norm: F) -> F {
+        let ratio = smooth::magnitude(z) / norm;
+        if ratio > F::one() { F::one() } else { smooth::power(ratio, self.q - 2.0) }
     }
 }
 
@@ -71,7 +78,7 @@ impl Retention for LqExact {
     fn weights<F: Scalar>(&self, _t: &Tensor, z: &[F], frozen: &[F], w: &mut [F]) {
         let (norm, _) = self.norm(z, frozen);
         for (w, &z) in w.iter_mut().zip(z) {
-            *w = if z.value() == 0.0 { z } else { z * smooth::power(smooth::magnitude(z) / norm, self.q - 2.0) };
+            *w = if z.value() == 0.0 { z } else { z * self.share(z, norm) };
         }
     }
 
@@ -92,7 +99,11 @@ impl Retention for LqExact {
                 *dz += if self.q == 2.0 { dw } else { F::zero() };
                 continue;
             }
-            let by = smooth::power(smooth::magnitude(z) / norm, self.q - 2.0);
+            if z.value().abs() > norm.value() {
+                *dz += dw;
+                continue;
+            }
+            let by = self.share(z, norm);
             *dz += dw * by * F::from_f64(self.q - 1.0);
             dnorm += -(dw * z * by * F::from_f64(self.q - 2.0)) / norm;
         }

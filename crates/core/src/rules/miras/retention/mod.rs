@@ -213,7 +213,8 @@ mod tests {
     /// `parts` of a function, each with a direction, run on dual numbers, against the gradients that a backward gave.
     fn compare(what: &str, parts: &[&[f64]], dparts: &[&[f64]], dy: &[f64], f: impl Fn(&[Vec<Dual<f64>>]) -> Vec<Dual<f64>>) {
         for (which, part) in parts.iter().enumerate() {
-            for i in 0..part.len() {
+            assert_eq!(part.len(), dparts[which].len());
+            for (i, &vjp) in dparts[which].iter().enumerate() {
                 let dual = |(p, x): (usize, &&[f64])| {
                     let eps = |j| f64::from(u8::from(p == which && i == j));
                     x.iter().enumerate().map(|(j, &x)| Dual::new(x, eps(j))).collect::<Vec<_>>()
@@ -221,7 +222,6 @@ mod tests {
                 let y = f(&parts.iter().enumerate().map(dual).collect::<Vec<_>>());
                 let jvp: f64 = y.iter().zip(dy).map(|(y, d)| y.eps * d).sum();
                 let scale: f64 = 1.0 + y.iter().zip(dy).map(|(y, d)| (y.eps * d).abs()).sum::<f64>();
-                let vjp = dparts[which][i];
                 assert!((jvp - vjp).abs() <= 1e-12 * scale, "{what}: part {which}, {i}: {jvp} {vjp}");
             }
         }

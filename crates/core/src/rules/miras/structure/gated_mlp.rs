@@ -122,6 +122,10 @@ impl Structure for GatedMlp {
         }
     }
 
+    // The norm bounds it.
+    fn is_bounded(&self) -> bool {
+        self.norm
+    }
     fn rate_max(&self) -> f64 {
         0.1
     }

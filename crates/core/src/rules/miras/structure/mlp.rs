@@ -146,6 +146,10 @@ impl Structure for Mlp {
         }
     }
 
+    // The norm bounds it.
+    fn is_bounded(&self) -> bool {
+        self.norm
+    }
     fn rate_max(&self) -> f64 {
         0.1
     }

@@ -92,6 +92,10 @@ pub trait Structure {
     fn is_linear(&self) -> bool {
         self.is_matrix()
     }
+    /// True if what it gives for a bounded key is bounded, whatever its weights.
+    fn is_bounded(&self) -> bool {
+        false
+    }
     /// True if its one tensor is a vector: state files then give it one axis.
     fn is_vector(&self) -> bool {
         false
