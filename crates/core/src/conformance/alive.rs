@@ -1,17 +1,20 @@
 //! Every input and every state tensor matters at the default gates: moved by its own size, it moves the reads by
 //! more than 1e-4 of theirs, and some gradient by more than 1e-4 of its own.
+//!
+//! How far it moves them is a derivative, so that steps of any size would do. Where that says nothing, beyond a threshold,
+//! the whole step is taken.
 
 use super::random::Random;
 use super::stream::{self, Gradients, backward, forward};
-use super::{Check, Report, sizes};
+use super::{Check, Extent, Report};
 use crate::rule::MemoryRule;
 use crate::scalar::Dual;
 
 const EFFECT: f64 = 1e-4;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
+pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(7);
-    for d in sizes(rule, &[(8, 8), (8, 5)]) {
+    for d in extent.sizes(rule, &[(8, 8), (8, 5)], &[(4, 4)]) {
         // Gates at their biases, without spread.
         let s = stream::mixed(rule, d, 32, 0.0, &mut draw);
         let (dy, dend) = stream::cotangents(&s, &mut draw);
@@ -33,10 +36,20 @@ pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
             at += tensor.len();
         }
         for (name, along) in moved {
-            let reads = effect(&forward(rule, &along).y);
+            let mut reads = effect(&forward(rule, &along).y);
+            if reads <= EFFECT {
+                let moved = along.map(|x| Dual::new(x.re + x.eps, 0.0));
+                reads = change(&forward(rule, &along).y, &forward(rule, &moved).y);
+            }
             report.expect(Check::Alive, reads > EFFECT, || format!("{name} moves the reads by only {reads:.1e}"));
             let Gradients { inputs, start } = backward(rule, &along, &dy, &dend);
-            let gradients = inputs.iter().chain([&start]).map(|g| effect(g)).fold(0.0, f64::max);
+            let mut gradients = inputs.iter().chain([&start]).map(|g| effect(g)).fold(0.0, f64::max);
+            if gradients <= EFFECT {
+                let moved = along.map(|x| Dual::new(x.re + x.eps, 0.0));
+                let Gradients { inputs: to, start: end } = backward(rule, &moved, &dy, &dend);
+                let pairs = inputs.iter().chain([&start]).zip(to.iter().chain([&end]));
+                gradients = pairs.map(|(a, b)| change(a, b)).fold(gradients, f64::max);
+            }
             report.expect(Check::Alive, gradients > EFFECT, || {
                 format!("{name} moves no gradient by more than {gradients:.1e}")
             });
@@ -56,4 +69,10 @@ fn effect(x: &[Dual<f64>]) -> f64 {
     let length = |f: fn(&Dual<f64>) -> f64| x.iter().map(|x| f(x) * f(x)).sum::<f64>().sqrt();
     let (value, derivative) = (length(|x| x.re), length(|x| x.eps));
     if derivative == 0.0 { 0.0 } else { derivative / value }
+}
+
+/// Length of the difference of values, relative to the first ones.
+fn change(from: &[Dual<f64>], to: &[Dual<f64>]) -> f64 {
+    let moved: Vec<_> = from.iter().zip(to).map(|(a, b)| Dual::new(a.re, b.re - a.re)).collect();
+    effect(&moved)
 }

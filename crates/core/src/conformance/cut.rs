@@ -3,7 +3,7 @@
 
 use super::random::Random;
 use super::stream::{self, Gradients, Run, Stream, distance, same_bits, scale};
-use super::{Check, Report, sizes};
+use super::{Check, Extent, Report, sizes};
 use crate::kernel::{Kernel, Scratch};
 use crate::rule::MemoryRule;
 use crate::simd::Isa;
@@ -11,9 +11,9 @@ use crate::simd::Isa;
 /// What kernels for training may lose at a cut, of the largest value.
 const TOLERANCE: f64 = 1e-5;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
+pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(4);
-    for d in sizes(rule, &[(4, 4), (5, 3)]) {
+    for d in extent.sizes(rule, &[(4, 4), (5, 3)], &[(4, 4)]) {
         let s = stream::mixed(rule, d, 24, 1.0, &mut draw).single();
         let whole = stream::forward(rule, &s);
         for at in 0..=s.tokens {
@@ -23,7 +23,7 @@ pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
             });
         }
     }
-    for kernel in R::KERNELS {
+    for kernel in extent.kernels::<R>() {
         for d in sizes(rule, &[(5, 3), (16, 16), (17, 33)]).into_iter().filter(|&d| (kernel.is_available)(rule, d)) {
             let s = stream::mixed(rule, d, 150, 1.0, &mut draw).single();
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {

@@ -8,12 +8,14 @@
 
 use super::random::Random;
 use super::stream::{self, Stream};
-use super::{Check, Report, sizes};
+use super::{Check, Extent, Report, sizes};
 use crate::kernel::{Kernel, Scratch};
 use crate::rule::{Dims, MemoryRule};
 
 /// Length of the streams of the suite.
 pub(super) const TOKENS: usize = 2000;
+/// Length of the streams of the quick suite.
+pub(super) const QUICK_TOKENS: usize = 200;
 /// Length of the streams in which some gates are held and others swing.
 const MIXED_TOKENS: usize = 2000;
 /// Gates that are set to every combination.
@@ -53,8 +55,35 @@ pub(super) fn check<R: MemoryRule>(rule: &R, tokens: usize, report: &mut Report)
             let held = gates.iter().filter(|g| matches!(g, Gate::Held(_))).count();
             let mixed = 0 < held && held < count;
             if let Some(d) = sizes.next() {
-                endure(rule, d, kind, &gates, if mixed { tokens.min(MIXED_TOKENS) } else { tokens }, &mut draw, report);
+                let tokens = if mixed { tokens.min(MIXED_TOKENS) } else { tokens };
+                endure(rule, d, kind, &gates, tokens, Extent::Full, &mut draw, report);
             }
+        }
+    }
+}
+
+/// The reference alone on small heads, all gates shut, at their bias, open, or swinging together.
+pub(super) fn check_quick<R: MemoryRule>(rule: &R, tokens: usize, report: &mut Report) {
+    if let Some(why) = rule.unbounded() {
+        report.skipped.push(format!("endurance: {why}"));
+        return;
+    }
+    let mut draw = Random::new(9);
+    let count = rule.inputs().iter().filter(|i| i.activation.is_gate()).count();
+    let (shut, at_bias, open) = (Gate::Held(-60.0), Gate::Held(0.0), Gate::Held(60.0));
+    let streams = [
+        (Tokens::Random, shut),
+        (Tokens::Equal, at_bias),
+        (Tokens::Random, open),
+        (Tokens::Equal, open),
+        (Tokens::Clustered, open),
+        (Tokens::Clustered, Gate::Swings(1.0)),
+        (Tokens::Random, Gate::Swings(SWING)),
+        (Tokens::Equal, Gate::Swings(10.0)),
+    ];
+    for d in sizes(rule, &[(4, 4)]) {
+        for (kind, gate) in streams {
+            endure(rule, d, kind, &vec![gate; count], tokens, Extent::Quick, &mut draw, report);
         }
     }
 }
@@ -80,13 +109,14 @@ fn endure<R: MemoryRule>(
     kind: Tokens,
     gates: &[Gate],
     tokens: usize,
+    extent: Extent,
     draw: &mut Random,
     report: &mut Report,
 ) {
     let list = rule.inputs();
     let centres: Vec<Vec<Vec<f64>>> =
         (0..4).map(|_| list.iter().map(|i| draw.normals(i.width.of(d))).collect()).collect();
-    let kernels = R::KERNELS.iter().filter(|k| (k.is_available)(rule, d)).map(|&k| Some(k));
+    let kernels = extent.kernels::<R>().iter().filter(|k| (k.is_available)(rule, d)).map(|&k| Some(k));
     let start: Vec<f32> = stream::starts(rule, d, draw).iter().map(|&x| x as f32).collect();
     let mut runners: Vec<Runner<R>> =
         [None].into_iter().chain(kernels).map(|kernel| Runner { kernel, state: start.clone() }).collect();

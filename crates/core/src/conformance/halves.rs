@@ -2,12 +2,12 @@
 
 use super::random::Random;
 use super::stream;
-use super::{Check, Report, sizes};
+use super::{Check, Extent, Report};
 use crate::rule::MemoryRule;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
+pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(2);
-    for d in sizes(rule, &[(1, 1), (4, 4), (5, 3), (3, 7)]) {
+    for d in extent.sizes(rule, &[(1, 1), (4, 4), (5, 3), (3, 7)], &[(5, 3), (4, 4)]) {
         let s = stream::mixed(rule, d, 6, 1.0, &mut draw).single();
         let mut state = s.start.clone();
         for t in 0..s.tokens {

@@ -24,6 +24,7 @@ pub mod mutants;
 pub mod ops;
 pub mod random;
 
+use crate::kernel::Kernel;
 use crate::rule::{Dims, MemoryRule};
 use std::fmt;
 
@@ -118,22 +119,66 @@ impl fmt::Display for Report {
     }
 }
 
+/// How much of a check is run. What holds, and to which tolerance, is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// All of it.
+    Full,
+    /// Small heads, short streams, and the reference alone: for settings by the hundred.
+    Quick,
+}
+
+impl Extent {
+    /// The kernels to be checked.
+    fn kernels<R: MemoryRule>(self) -> &'static [Kernel<R>] {
+        if self == Extent::Full { R::KERNELS } else { &[] }
+    }
+    /// Head sizes among those that the rule accepts: all of `full`, or the first two of `quick`.
+    fn sizes<R: MemoryRule>(self, rule: &R, full: &[(usize, usize)], quick: &[(usize, usize)]) -> Vec<Dims> {
+        match self {
+            Extent::Full => sizes(rule, full),
+            Extent::Quick => sizes(rule, quick).into_iter().take(2).collect(),
+        }
+    }
+    /// The first where all is checked, else the second.
+    fn pick<T>(self, full: T, quick: T) -> T {
+        if self == Extent::Full { full } else { quick }
+    }
+}
+
 /// Holds a rule, at its configuration, to every promise.
 ///
 /// # Panics
 /// If the rule itself panics.
 pub fn check<R: MemoryRule>(rule: &R) -> Report {
     let mut report = Report::new(rule);
-    transpose::check(rule, &mut report);
-    halves::check(rule, &mut report);
-    causal::check(rule, &mut report);
-    cut::check(rule, &mut report);
-    isolation::check(rule, &mut report);
+    check_reference(rule, Extent::Full, &mut report);
     kernels::check(rule, &mut report);
-    alive::check(rule, &mut report);
     recall::check(rule, &mut report);
     endurance::check(rule, endurance::TOKENS, &mut report);
     report
+}
+
+/// Holds the reference of a rule to the promises of [`check`], on small heads and short streams: some hundredths of a
+/// second, for settings by the hundred.
+///
+/// # Panics
+/// If the rule itself panics.
+pub fn quick<R: MemoryRule>(rule: &R) -> Report {
+    let mut report = Report::new(rule);
+    check_reference(rule, Extent::Quick, &mut report);
+    recall::check(rule, &mut report);
+    endurance::check_quick(rule, endurance::QUICK_TOKENS, &mut report);
+    report
+}
+
+fn check_reference<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
+    transpose::check(rule, extent, report);
+    halves::check(rule, extent, report);
+    causal::check(rule, extent, report);
+    cut::check(rule, extent, report);
+    isolation::check(rule, extent, report);
+    alive::check(rule, extent, report);
 }
 
 /// The endurance check alone, over streams of `tokens` tokens: [`check`] takes 2,000.
@@ -147,6 +192,14 @@ pub fn endurance<R: MemoryRule>(rule: &R, tokens: usize) -> Report {
 pub fn kernels<R: MemoryRule>(rule: &R) -> Report {
     let mut report = Report::new(rule);
     kernels::check(rule, &mut report);
+    report
+}
+
+/// The endurance check of [`quick`] alone, over streams of `tokens` tokens: the reference, with all gates at the same
+/// place.
+pub fn quick_endurance<R: MemoryRule>(rule: &R, tokens: usize) -> Report {
+    let mut report = Report::new(rule);
+    endurance::check_quick(rule, tokens, &mut report);
     report
 }
 

@@ -3,7 +3,7 @@
 use super::coefficients::{Coefficients, Gates};
 use super::orthogonal::{self, Orthogonal};
 use super::pointwise as point;
-use super::rows::{self, Rows, apply, apply_back, row};
+use super::rows::{self, Rows, apply, apply_back};
 use super::shape::Shape;
 use crate::kernels::gemm::Start;
 use crate::rules::miras::retention::Pull;

@@ -42,7 +42,7 @@ use crate::kernels;
 use crate::rule::{About, Activation, ChunkForm, Dims, HeadDecay, Input, MemoryRule, StateTensor, Width, input};
 use crate::scalar::Scalar;
 use algorithm::{Algorithm, AnyAlgorithm, Solve, with_algorithm};
-use bias::AnyBias;
+use bias::{AnyBias, Bias, with_bias};
 use features::AnyFeatures;
 use plan::Plan;
 use retention::AnyRetention;
@@ -56,7 +56,8 @@ pub enum Gates {
     /// One number per head.
     #[default]
     Scalar,
-    /// `retain`, `rate` and `momentum` per channel of the values.
+    /// `retain`, `rate` and `momentum` per channel of the values. The gates of a window have no channels, nor then has
+    /// the momentum.
     Value,
     /// `retain` per channel of the keys.
     Key,
@@ -187,9 +188,15 @@ impl Default for Miras {
 impl Miras {
     /// The gate activation of the rate; see [`RateScale`].
     fn rate_activation(&self, momentum: bool) -> Activation {
-        let (max, bias) = with_structure!(&self.structure, s => (s.rate_max(), s.rate_bias()));
+        let bias = with_structure!(&self.structure, s => s.rate_bias());
         let damped_by = momentum.then_some("momentum");
-        Activation::Sigmoid { max: max * self.chunk_scale(), bias, damped_by }
+        Activation::Sigmoid { max: self.rate_max(), bias, damped_by }
+    }
+
+    /// The most that a step size, or the gates of a window together, may be.
+    fn rate_max(&self) -> f64 {
+        let max = with_structure!(&self.structure, s => s.rate_max());
+        max * self.chunk_scale() / with_bias!(&self.bias, b => b.factor())
     }
 
     fn chunk_scale(&self) -> f64 {
@@ -208,7 +215,7 @@ impl Miras {
 
     /// The gates of the window, which add up to at most what a rate may be.
     fn window_input(&self, momentum: bool) -> Input {
-        let max = with_structure!(&self.structure, s => s.rate_max()) * self.chunk_scale() / self.window as f64;
+        let max = self.rate_max() / self.window as f64;
         Input {
             name: "window",
             width: Width::Fixed(self.window),

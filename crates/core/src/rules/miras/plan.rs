@@ -92,7 +92,8 @@ impl Plan {
             z: place(weights),
             s: place(when(momentum, weights)),
             anchor: place(when(chunked, weights)),
-            step: place(when(chunked && multiplies, weights)),
+            // Steps that are taken at the end of a chunk only wait for nothing.
+            step: place(when(chunked && multiplies && !once, weights)),
             shrink: place(when(chunked && shrinks, 1)),
             reach: place(when(chunked && once, 1)),
             start: place(when(pull == Pull::Start, weights)),
@@ -212,7 +213,9 @@ pub(crate) fn inputs(rule: &Miras) -> (Vec<Input>, Slots) {
     let rate_width = if rule.gates == Gates::Key { Width::One } else { width };
     let rate = Input { width: rate_width, activation: rule.rate_activation(momentum), ..input::RATE };
     slots.steps.push((0, 1, add((rated && rule.window == 0).then_some(rate))));
-    slots.momentum = add(momentum.then_some(Input { width: rate_width, ..input::MOMENTUM }));
+    // The gates of a window have no channels, and are damped by the momentum.
+    let momentum_width = if rule.window > 0 { Width::One } else { rate_width };
+    slots.momentum = add(momentum.then_some(Input { width: momentum_width, ..input::MOMENTUM }));
     slots.ns_rate = add(unit_scale.then_some(NS_RATE));
     slots.threshold = add(threshold.then_some(THRESHOLD));
     slots.window = add((rule.window > 0).then(|| rule.window_input(momentum)));

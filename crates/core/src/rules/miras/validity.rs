@@ -4,12 +4,12 @@
 //! steps that have no meaning. Everything else composes.
 
 use super::algorithm::{Algorithm, with_algorithm};
-use super::bias::{Bias, with_bias};
+use super::bias::{Bias, Growth, with_bias};
 use super::features::{Features, with_features};
 use super::plan::{MOST_STEPS, Plan};
 use super::retention::{Pull, Retention, with_retention};
 use super::structure::{Structure, Tensor, with_structure};
-use super::{Decay, Gates, GradientAt, Miras, Solve};
+use super::{Decay, Gates, GradientAt, Miras, RateScale, Solve};
 use crate::error::{Error, Result};
 use crate::rule::Dims;
 
@@ -141,6 +141,19 @@ fn check_gates(rule: &Miras, plan: &Plan) -> Result<()> {
 }
 
 /// Why a memory may grow beyond all bounds under gates that a mixer makes.
-pub(super) fn unbounded(_rule: &Miras) -> Option<&'static str> {
+pub(super) fn unbounded(rule: &Miras) -> Option<&'static str> {
+    let solved = with_algorithm!(&rule.algorithm, a => a.solve()) != Solve::Explicit;
+    if solved || rule.clip.is_some() {
+        return None;
+    }
+    let growth = with_bias!(&rule.bias, b => b.growth());
+    if growth == Growth::Faster {
+        return Some("the residual grows faster than the error: no rate is small enough for every error");
+    }
+    let linear = with_structure!(&rule.structure, s => s.is_linear());
+    let scaled = matches!(rule.rate_scale, RateScale::Auto | RateScale::Inv);
+    if growth == Growth::Alike && linear && rule.chunk > 1 && !scaled {
+        return Some("the steps of a whole chunk add up at one point, and the rate is not divided by its length");
+    }
     None
 }

@@ -7,6 +7,8 @@
 //!
 //! `implicit` and `newton` solve for the step in closed form instead.
 
+pub use muon::{Polynomial, When};
+
 use super::knob::knob;
 use super::structure::Tensor;
 use crate::error::Result;

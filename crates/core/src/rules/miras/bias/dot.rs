@@ -1,6 +1,6 @@
 //! Similarity, `-<p, v>`: the loss of Hebbian writes. Unlike in [Atlas v1 eq.19], its sign is that of a loss.
 
-use super::Bias;
+use super::{Bias, Growth};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,10 @@ impl Dot {
 }
 
 impl Bias for Dot {
+    fn growth(&self) -> Growth {
+        Growth::Slower
+    }
+
     fn loss<F: Scalar>(&self, p: &[F], v: &[F], _threshold: F) -> Option<F> {
         Some(-p.iter().zip(v).map(|(&p, &v)| p * v).sum::<F>())
     }

@@ -1,6 +1,6 @@
 //! Squared error up to a threshold and absolute error beyond it, per coordinate [Miras v1 eq.13-14].
 
-use super::{Bias, each, error, within};
+use super::{Bias, Growth, each, error, within};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,10 @@ fn clip_backward<F: Scalar>(
 }
 
 impl Bias for Huber {
+    fn growth(&self) -> Growth {
+        Growth::Slower
+    }
+
     fn threshold(&self) -> bool {
         true
     }

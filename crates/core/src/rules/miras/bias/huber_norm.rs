@@ -1,7 +1,7 @@
 //! Squared error while its length is below a threshold, and the length beyond it: the error keeps its direction and
 //! loses its excess [Miras v1 eq.15]. Continuous where `huber_switch` jumps; recommended for new models.
 
-use super::{Bias, error, error_backward};
+use super::{Bias, Growth, error, error_backward};
 use crate::rules::matrix::dot;
 use crate::rules::miras::smooth;
 use crate::scalar::Scalar;
@@ -18,6 +18,10 @@ impl HuberNorm {
 }
 
 impl Bias for HuberNorm {
+    fn growth(&self) -> Growth {
+        Growth::Slower
+    }
+
     fn threshold(&self) -> bool {
         true
     }

@@ -4,7 +4,7 @@
 //! The two do not meet: the residual jumps by up to the root of the value width at the threshold, so it is the gradient
 //! of no loss. `huber_norm` is the continuous relative.
 
-use super::{Bias, Form, each, each_backward, error};
+use super::{Bias, Growth, Form, each, each_backward, error};
 use crate::rules::miras::smooth;
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,10 @@ impl HuberSwitch {
 }
 
 impl Bias for HuberSwitch {
+    fn growth(&self) -> Growth {
+        Growth::Slower
+    }
+
     fn threshold(&self) -> bool {
         true
     }

@@ -1,7 +1,7 @@
 //! Divergence of distributions, `KL(softmax(v) // softmax(p))`: predictions and values are read as logits. An extension
 //! of ours; the residual, `softmax(p) - softmax(v)`, is never longer than 2.
 
-use super::Bias;
+use super::{Bias, Growth};
 use crate::rules::miras::smooth;
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,10 @@ fn softmax<F: Scalar>(x: &[F]) -> Vec<F> {
 }
 
 impl Bias for Kl {
+    fn growth(&self) -> Growth {
+        Growth::Slower
+    }
+
     fn loss<F: Scalar>(&self, p: &[F], v: &[F], _threshold: F) -> Option<F> {
         let (of_p, of_v) = (smooth::log_sum_exp(p), smooth::log_sum_exp(v));
         let term = |((&s, &v), &p): ((&F, &F), &F)| s * ((v - of_v) - (p - of_p));

@@ -3,7 +3,7 @@
 //! Explicit steps see it smooth, `sum sqrt(e^2 + 1e-6)`, or with an approximate sign, `tanh(10 e)`; the implicit step is
 //! that of the absolute value itself, in closed form.
 
-use super::{Bias, Form, SHARP, each, each_backward, error, within};
+use super::{Bias, Growth, Form, SHARP, each, each_backward, error, within};
 use crate::rules::miras::smooth;
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,10 @@ impl L1 {
 }
 
 impl Bias for L1 {
+    fn growth(&self) -> Growth {
+        Growth::Slower
+    }
+
     fn loss<F: Scalar>(&self, p: &[F], v: &[F], _threshold: F) -> Option<F> {
         // ln cosh(a e) / a has the derivative tanh(a e).
         let sharp = F::from_f64(SHARP);

@@ -1,6 +1,6 @@
 //! Squared error, `1/2 |p - v|^2`; its implicit step is Longhorn's [Miras v1 sec.3], [Longhorn v1 sec.3].
 
-use super::Bias;
+use super::{Bias, Growth};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,10 @@ impl L2 {
 }
 
 impl Bias for L2 {
+    fn growth(&self) -> Growth {
+        Growth::Alike
+    }
+
     fn loss<F: Scalar>(&self, p: &[F], v: &[F], _threshold: F) -> Option<F> {
         Some(p.iter().zip(v).map(|(&p, &v)| (p - v) * (p - v)).sum::<F>() * F::from_f64(0.5))
     }

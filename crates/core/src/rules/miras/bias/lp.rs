@@ -4,7 +4,7 @@
 //! `(1/p) sum (e^2 + 1e-6)^(p/2)`; `form = "tanh"` is the printed residual. For p above 2 the residual outgrows the
 //! error: an explicit step overshoots for good once the rate times `|e|^(p-2)` passes 2. An implicit step never does.
 
-use super::{Bias, Form, each, each_backward, signed};
+use super::{Bias, Form, Growth, each, each_backward, signed};
 use crate::error::{Error, Result};
 use crate::rules::miras::smooth;
 use crate::scalar::Scalar;
@@ -60,8 +60,16 @@ impl Bias for Lp {
         Err(Error::Invalid { place: "bias `lp`".into(), reason: format!("p = {}: from 1 to 8", self.p) })
     }
 
-    fn outgrows(&self) -> bool {
-        self.p > 2.0
+    fn growth(&self) -> Growth {
+        match self.p {
+            p if p > 2.0 => Growth::Faster,
+            p if p < 2.0 => Growth::Slower,
+            _ => Growth::Alike,
+        }
+    }
+
+    fn factor(&self) -> f64 {
+        if self.form == Form::Tanh { self.p } else { 1.0 }
     }
 
     fn loss<F: Scalar>(&self, p: &[F], v: &[F], _threshold: F) -> Option<F> {

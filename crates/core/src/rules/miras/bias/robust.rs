@@ -3,7 +3,7 @@
 //! Near a fitted value the residual keeps a length of `shift`, so the memory chatters there by the rate times that; the
 //! length is smooth, `sqrt(sum e^2 + 1e-6)`, so that it comes to rest.
 
-use super::{Bias, error, error_backward};
+use super::{Bias, Growth, error, error_backward};
 use crate::error::{Error, Result};
 use crate::rules::matrix::{add_scaled, dot};
 use crate::rules::miras::smooth;
@@ -34,6 +34,10 @@ impl Robust {
 }
 
 impl Bias for Robust {
+    fn growth(&self) -> Growth {
+        Growth::Alike
+    }
+
     fn check(&self) -> Result<()> {
         if self.shift.is_finite() && self.shift >= 0.0 {
             return Ok(());

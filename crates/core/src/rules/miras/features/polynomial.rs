@@ -137,7 +137,7 @@ mod tests {
                 y
             };
             let (x, y) = ([0.3, -0.5, 0.2, 0.7], [0.1, 0.4, -0.9, 0.2]);
-            let xy = dot(&x, &y);
+            let xy: f64 = dot(&x, &y);
             let want: f64 = (0..=degree).map(|i| a[i] / sum * xy.powi(i as i32)).sum();
             assert!((dot(&phi(&x), &phi(&y)) - want).abs() < 1e-15);
             for (a, factorial) in a.iter().zip([1.0, 1.0, 2.0, 6.0]) {

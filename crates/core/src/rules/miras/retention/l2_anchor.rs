@@ -1,7 +1,7 @@
 //! Decay towards the learned start instead of zero, so that a deep memory cannot fade into the state from which no
 //! gradient leads. An extension of ours; recommended for deep memories.
 
-use super::{Pull, Retention};
+use super::{Pull, Retention, Start, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// See the module text.
@@ -17,5 +17,12 @@ impl L2Anchor {
 impl Retention for L2Anchor {
     fn pull(&self) -> Pull {
         Pull::Start
+    }
+    // A memory that would start at zero starts small instead: there must be something to come back to.
+    fn start(&self, t: &Tensor) -> Start {
+        match t.start {
+            Start::Zero => Start::Learned { deviation: 0.1 * (t.columns as f64).powf(-0.5) },
+            start => start,
+        }
     }
 }
