@@ -3,7 +3,7 @@
 use super::coefficients::{Coefficients, Gates};
 use super::orthogonal::{self, Orthogonal};
 use super::pointwise as point;
-use super::rows::{self, Rows, apply, apply_back, row};
+use super::rows::{self, Rows, apply, apply_back};
 use super::shape::Shape;
 use crate::kernels::gemm::Start;
 use crate::rules::miras::retention::Pull;
@@ -212,12 +212,12 @@ impl<'a> Engine<'a> {
         }
         f.c.b.fill(0.0);
         let (all, rate) = (f.all, x.gate(s.slots.steps[0].2));
-        for t in 0..f.count {
-            match s.slots.window {
-                None => f.c.b[t * all + t] = -rate[t],
-                Some(i) => {
-                    let c = s.rule.window;
-                    for (place, &gate) in x.x[i][row(t, c)].iter().enumerate().filter(|(p, _)| seen(x.pos, t, c, *p)) {
+        match s.slots.window {
+            None => rate.iter().enumerate().for_each(|(t, rate)| f.c.b[t * all + t] = -rate),
+            Some(i) => {
+                let c = s.rule.window;
+                for (t, gates) in x.x[i].chunks_exact(c).enumerate() {
+                    for (place, gate) in gates.iter().enumerate().filter(|(p, _)| seen(x.pos, t, c, *p)) {
                         f.c.b[t * all + t + place] = -gate;
                     }
                 }
