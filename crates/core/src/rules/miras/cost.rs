@@ -18,9 +18,10 @@ const MOST_TOKENS: usize = 64;
 /// a read          2 w, with momentum 4 w, and 2 c for every input and every result of a layer
 /// ```
 ///
-/// Reads at the anchor need `2 w`. Token by token, per weight: predict 2, back 2 (and 2 more through further layers),
-/// step and decay 3, read 2; momentum 2 more; a window repeats the gradient part. A direction of its own costs what its
-/// products cost, at every token or once per chunk.
+/// Reads at the anchor need `2 w`. Token by token, per weight: predict 2, the step's outer product 2 (and 2 more back
+/// through further layers), decay 1, read 2; momentum 2 more; a window and further inner steps repeat the gradient part.
+/// A direction of its own costs what its products cost, at every token or once per chunk. Recursive least squares take 6
+/// more per entry of the covariance.
 pub(super) fn flops(rule: &Miras, d: Dims) -> f64 {
     let plan = Plan::new(rule, d);
     let (w, momentum) = (plan.weights() as f64, !plan.at.s.is_empty());
@@ -32,7 +33,9 @@ pub(super) fn flops(rule: &Miras, d: Dims) -> f64 {
         let linear = with_structure!(&rule.structure, s => s.is_linear());
         let gradient = if linear { 4.0 } else { 6.0 };
         let tokens = (rule.window.max(1) + rule.steps.max(1) - 1) as f64;
-        return (gradient * tokens + 3.0 + if momentum { 2.0 } else { 0.0 }) * w + direction;
+        let covariance = 6.0 * plan.at.p.len() as f64;
+        let steps = rule.steps.max(1) as f64;
+        return (gradient * tokens + 3.0 + if momentum { 2.0 } else { 0.0 }) * w + steps * direction + covariance;
     }
     let (c, n) = (rule.chunk.min(MOST_TOKENS) as f64, rule.window.max(1) as f64);
     let upper: usize = plan.tensors.iter().map(|(t, _)| t.rows * t.columns).sum::<usize>() - first_layer(rule, &plan);
