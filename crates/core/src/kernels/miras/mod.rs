@@ -18,7 +18,7 @@ mod dual;
 mod frame;
 mod orthogonal;
 mod pointwise;
-mod rank_one;
+pub(crate) mod rank_one;
 mod rows;
 mod shape;
 mod token;

@@ -75,7 +75,7 @@ fn member(rule: &Miras) -> Option<Member> {
 }
 
 /// Whether a setting is a member.
-pub(super) fn covers(rule: &Miras) -> bool {
+pub(crate) fn covers(rule: &Miras) -> bool {
     member(rule).is_some()
 }
 

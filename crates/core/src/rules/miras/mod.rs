@@ -264,7 +264,11 @@ impl MemoryRule for Miras {
             bias: self.bias.name(),
             retention: self.retention.name(),
             algorithm: self.algorithm.name(),
-            chunk: if self.chunk > 1 { ChunkForm::Frozen } else { ChunkForm::Sequential },
+            chunk: match self.chunk {
+                0 | 1 if crate::kernels::miras::rank_one::covers(self) => ChunkForm::Exact,
+                0 | 1 => ChunkForm::Sequential,
+                _ => ChunkForm::Frozen,
+            },
         }
     }
 
