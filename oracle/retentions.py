@@ -138,7 +138,7 @@ class LqExact(Retention):
     q: float = 4.0
 
     def psi(self, z, frozen):
-        return jnp.sign(z) * jnp.abs(z) ** (self.q - 1) / lq_norm(frozen, self.q) ** (self.q - 2)
+        return z * jnp.minimum(jnp.abs(z) / lq_norm(frozen, self.q), 1.0) ** (self.q - 2)
 
 
 @dataclass
