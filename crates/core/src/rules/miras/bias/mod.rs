@@ -233,8 +233,8 @@ mod tests {
                 for (i, (r, at_end)) in r.iter().zip(&at_end).enumerate() {
                     // The implicit step of `l1` is that of |e| itself, whose residual is any number up to 1 at zero.
                     let kink = matches!(bias, AnyBias::L1(_)) && (end[i] - V[i]).abs() < 1e-12 && r.abs() <= 1.0;
-                    // Explicit steps see its sign smooth: at the smallest error here, 0.03, by 6e-4.
-                    let off = if matches!(bias, AnyBias::L1(_)) { 1e-3 } else { 1e-9 };
+                    // Explicit steps see its sign smooth: at the smallest error here, 0.01, by 5e-3.
+                    let off = if matches!(bias, AnyBias::L1(_)) { 3e-3 } else { 1e-9 };
                     assert!(kink || (r - at_end).abs() < off * (1.0 + r.abs()), "{bias:?}, {s}: {i}: {r} {at_end}");
                 }
             }
