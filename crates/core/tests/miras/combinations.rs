@@ -117,7 +117,7 @@ fn only_the_listed_pairs_of_values_exclude_one_another() {
         },
         (("features", f), ("gates", g)) => g == "Key" && widening.contains(&f),
         (("bias", b), ("algorithm", a)) => match a {
-            "implicit" => !separable.contains(&b) && b != "l1 printed",
+            "implicit" => !separable.contains(&b),
             "newton" => b != "l2",
             _ => false,
         },

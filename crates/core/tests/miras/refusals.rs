@@ -38,6 +38,10 @@ fn every_refusal_names_its_reason() {
             json!({"algorithm": "implicit", "bias": {"name": "lp", "form": "tanh"}}),
             "no closed form for an implicit step",
         ),
+        (
+            json!({"algorithm": "implicit", "bias": {"name": "l1", "form": "tanh"}}),
+            "no closed form for an implicit step",
+        ),
         (json!({"algorithm": "implicit", "retention": "elastic"}), "no closed form together"),
         (json!({"algorithm": "implicit", "retention": "sphere"}), "no closed form together"),
         (json!({"algorithm": "implicit", "window": 2}), "one token at a time"),
