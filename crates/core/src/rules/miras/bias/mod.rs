@@ -87,7 +87,7 @@ impl Form {
     fn residual<F: Scalar>(self, p: f64, e: F) -> F {
         let u = e * e + F::from_f64(smooth::ABS);
         match self {
-            Form::Smooth => e * smooth::power(u, 0.5 * p - 1.0),
+            Form::Smooth => smooth_sign(e) * smooth::power(u, 0.5 * (p - 1.0)),
             Form::Tanh => F::from_f64(p) * (F::from_f64(SHARP) * e).tanh() * smooth::power(u, 0.5 * (p - 1.0)),
         }
     }
@@ -107,6 +107,14 @@ impl Form {
             }
         }
     }
+}
+
+/// `e / sqrt(e^2 + 1e-6)`. For large errors as `sqrt(1 - 1e-6 / (e^2 + 1e-6))`, whose derivative is no difference of
+/// nearly equal terms.
+fn smooth_sign<F: Scalar>(e: F) -> F {
+    let abs = F::from_f64(smooth::ABS);
+    let u = e * e + abs;
+    if e * e > abs { signed(e, (F::one() - abs / u).sqrt()) } else { e / u.sqrt() }
 }
 
 /// A residual that looks at one coordinate of the error at a time.
