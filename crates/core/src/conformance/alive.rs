@@ -12,7 +12,7 @@ use crate::scalar::Dual;
 
 const EFFECT: f64 = 1e-4;
 /// Whole steps, in sizes of what is moved.
-const STEPS: [f64; 4] = [1.0, -1.0, 4.0, -4.0];
+const STEPS: [f64; 6] = [1.0, -1.0, 4.0, -4.0, 32.0, -32.0];
 
 pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(7);

@@ -1,7 +1,7 @@
 //! Drawn settings, held to the promises of every rule.
 
 use crate::draw::{Draw, Knob, Pair, SIZE, Setting, describe, knobs, pairs_of, rule};
-use hecate_core::conformance::{self, Report};
+use hecate_core::conformance::{self, Check, Failure, Report};
 use hecate_core::rules::Miras;
 use hecate_core::{MemoryRule, rules::miras};
 use std::collections::BTreeSet;
@@ -67,13 +67,23 @@ fn everywhere<T: Sync, U: Send>(items: &[T], f: impl Fn(&T) -> U + Sync) -> Vec<
     all.into_iter().map(|(_, u)| u).collect()
 }
 
+/// A chunk's start is kept for gradients that depend on the memory; that of a similarity in a linear memory does not.
+fn is_idle_anchor(rule: &Miras, failure: &Failure) -> bool {
+    let linear = ["diagonal", "matrix"].contains(&rule.structure.name());
+    let idle = linear && rule.bias.name() == "dot";
+    idle && failure.check == Check::Alive && failure.what.starts_with("state `anchor_W`")
+}
+
 fn expect_passed(knobs: &[Knob], settings: &[Setting], reports: &[Report]) {
-    let failed: Vec<String> = settings
-        .iter()
-        .zip(reports)
-        .filter(|(_, r)| !r.passed())
-        .map(|(s, r)| format!("{}\n{r}", describe(knobs, s)))
-        .collect();
+    let mut failed = Vec::new();
+    for (setting, report) in settings.iter().zip(reports) {
+        let rule = rule(knobs, setting);
+        let list: Vec<String> =
+            report.failures.iter().filter(|f| !is_idle_anchor(&rule, f)).map(Failure::to_string).collect();
+        if !list.is_empty() {
+            failed.push(format!("{}\n  {}", describe(knobs, setting), list.join("\n  ")));
+        }
+    }
     let (n, all) = (failed.len(), settings.len());
     assert!(failed.is_empty(), "{n} of {all} settings fail\n{}", failed.join("\n"));
 }
@@ -117,7 +127,7 @@ fn only_the_listed_pairs_of_values_exclude_one_another() {
         },
         (("features", f), ("gates", g)) => g == "Key" && widening.contains(&f),
         (("bias", b), ("algorithm", a)) => match a {
-            "implicit" => !separable.contains(&b) && b != "l1 printed",
+            "implicit" => !separable.contains(&b),
             "newton" => b != "l2",
             _ => false,
         },
@@ -164,7 +174,13 @@ fn every_combination_of_the_lists_stays_finite() {
     walk.retain(|fixed| draw.exists(fixed));
     let settings: Vec<Setting> = walk.iter().map(|fixed| draw.around(fixed)).collect();
     println!("{} combinations", settings.len());
-    let reports = everywhere(&settings, |s| conformance::quick_endurance(&rule(&knobs, s), 2000));
+    let reports = everywhere(&settings, |s| {
+        let report = conformance::quick_endurance(&rule(&knobs, s), 2000);
+        if !report.passed() {
+            println!("{}\n{report}", describe(&knobs, s));
+        }
+        report
+    });
     let skipped = reports.iter().filter(|r| !r.skipped.is_empty()).count();
     println!("{skipped} of them are listed as unbounded");
     expect_passed(&knobs, &settings, &reports);

@@ -6,6 +6,7 @@ use hecate_core::rules::miras::{Decay, Gates, GradientAt, ReadAt, algorithm, bia
 use hecate_core::rules::{Miras, miras::HiddenActivation};
 use hecate_core::{Dims, MemoryRule};
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 /// Heads that every setting must fit if it exists at all.
 pub const SIZE: Dims = Dims { dk: 4, dv: 4 };
@@ -46,101 +47,72 @@ fn replace(list: &mut [Value], value: Value) {
     list[at] = value;
 }
 
-pub fn knobs() -> Vec<Knob> {
-    let three =
-        structure::Mlp { layers: 3, expansion: 2, activation: HiddenActivation::Silu, residual: false, norm: true };
-    let cube = features::Polynomial { degree: 3 };
-    let few = features::Fourier { features: 6, ..features::Fourier::default() };
-    let square = bias::Lp { p: 2.0, form: bias::Form::Tanh };
-    let sharp = bias::L1 { form: bias::Form::Tanh };
-    let quintic = algorithm::Muon {
-        polynomial: algorithm::Polynomial::Quintic,
-        when: algorithm::When::Chunk,
-        ..algorithm::Muon::default()
-    };
-    let cubic =
-        algorithm::Muon { polynomial: algorithm::Polynomial::Cubic, iterations: 3, ..algorithm::Muon::default() };
-    let mut structures = listed(
-        structure::AnyStructure::all(),
-        structure::AnyStructure::name,
-        "matrix",
-        |m, a| m.structure = a,
-        vec![("mlp 3", three.into())],
-    );
+fn structures() -> Vec<Value> {
     // Narrow, so that hundreds of settings take seconds.
     let two = structure::Mlp { expansion: 2, ..structure::Mlp::default() };
     let gated = structure::GatedMlp { expansion: 2, ..structure::GatedMlp::default() };
-    replace(&mut structures, value("mlp", move |m| m.structure = two.clone().into()));
-    replace(&mut structures, value("gated_mlp", move |m| m.structure = gated.clone().into()));
-    let mut features_list = listed(
-        features::AnyFeatures::all(),
-        features::AnyFeatures::name,
-        "none",
-        |m, a| m.features = a,
-        vec![("polynomial 3", cube.into())],
-    );
-    replace(&mut features_list, value("fourier", move |m| m.features = few.clone().into()));
+    let three =
+        structure::Mlp { layers: 3, expansion: 2, activation: HiddenActivation::Silu, residual: false, norm: true };
+    let all = structure::AnyStructure::all();
+    let more = vec![("mlp 3", three.into())];
+    let mut list = listed(all, structure::AnyStructure::name, "matrix", |m, a| m.structure = a, more);
+    replace(&mut list, value("mlp", move |m| m.structure = two.clone().into()));
+    replace(&mut list, value("gated_mlp", move |m| m.structure = gated.clone().into()));
+    list
+}
+
+fn feature_maps() -> Vec<Value> {
+    let cube = features::Polynomial { degree: 3 };
+    let few = features::Fourier { features: 6, ..features::Fourier::default() };
+    let all = features::AnyFeatures::all();
+    let more = vec![("polynomial 3", cube.into())];
+    let mut list = listed(all, features::AnyFeatures::name, "none", |m, a| m.features = a, more);
+    replace(&mut list, value("fourier", move |m| m.features = few.clone().into()));
+    list
+}
+
+fn biases() -> Vec<Value> {
+    let square = bias::Lp { p: 2.0, form: bias::Form::Tanh };
+    let sharp = bias::L1 { form: bias::Form::Tanh };
+    let more = vec![("lp printed", square.into()), ("l1 printed", sharp.into())];
+    listed(bias::AnyBias::all(), bias::AnyBias::name, "l2", |m, a| m.bias = a, more)
+}
+
+fn algorithms() -> Vec<Value> {
+    let polynomial = algorithm::Polynomial::Quintic;
+    let late = algorithm::Muon { polynomial, when: algorithm::When::Chunk, ..algorithm::Muon::default() };
+    let polynomial = algorithm::Polynomial::Cubic;
+    let cubic = algorithm::Muon { polynomial, iterations: 3, ..algorithm::Muon::default() };
+    let more = vec![("muon per chunk", late.into()), ("muon cubic", cubic.into())];
+    listed(algorithm::AnyAlgorithm::all(), algorithm::AnyAlgorithm::name, "gd", |m, a| m.algorithm = a, more)
+}
+
+/// One value per item of a list.
+fn each<A: Debug + Copy + Send + Sync + 'static>(items: &[A], set: fn(&mut Miras, A)) -> Vec<Value> {
+    items.iter().map(|&a| value(format!("{a:?}"), move |m| set(m, a))).collect()
+}
+
+fn retentions() -> Vec<Value> {
+    let all = retention::AnyRetention::all();
+    listed(all, retention::AnyRetention::name, "l2", |m, a| m.retention = a, Vec::new())
+}
+
+pub fn knobs() -> Vec<Knob> {
+    let knob = |name, values| Knob { name, values };
     vec![
-        Knob { name: "structure", values: structures },
-        Knob { name: "features", values: features_list },
-        Knob {
-            name: "bias",
-            values: listed(
-                bias::AnyBias::all(),
-                bias::AnyBias::name,
-                "l2",
-                |m, a| m.bias = a,
-                vec![("lp printed", square.into()), ("l1 printed", sharp.into())],
-            ),
-        },
-        Knob {
-            name: "retention",
-            values: listed(
-                retention::AnyRetention::all(),
-                retention::AnyRetention::name,
-                "l2",
-                |m, a| m.retention = a,
-                Vec::new(),
-            ),
-        },
-        Knob {
-            name: "algorithm",
-            values: listed(
-                algorithm::AnyAlgorithm::all(),
-                algorithm::AnyAlgorithm::name,
-                "gd",
-                |m, a| m.algorithm = a,
-                vec![("muon per chunk", quintic.into()), ("muon cubic", cubic.into())],
-            ),
-        },
-        Knob { name: "window", values: [0, 1, 3].map(|n| value(n.to_string(), move |m| m.window = n)).into() },
-        Knob { name: "steps", values: [1, 2, 3].map(|n| value(n.to_string(), move |m| m.steps = n)).into() },
-        Knob { name: "chunk", values: [1, 4, 5].map(|n| value(n.to_string(), move |m| m.chunk = n)).into() },
-        Knob {
-            name: "gates",
-            values: [Gates::Scalar, Gates::Value, Gates::Key]
-                .map(|g| value(format!("{g:?}"), move |m| m.gates = g))
-                .into(),
-        },
-        Knob {
-            name: "gradient",
-            values: [GradientAt::Prev, GradientAt::Decayed]
-                .map(|g| value(format!("{g:?}"), move |m| m.gradient = g))
-                .into(),
-        },
-        Knob {
-            name: "read",
-            values: [ReadAt::Post, ReadAt::Pre, ReadAt::Start]
-                .map(|r| value(format!("{r:?}"), move |m| m.read = r))
-                .into(),
-        },
-        Knob {
-            name: "decay",
-            values: [Decay::Gate, Decay::Retnet, Decay::Lightning]
-                .map(|d| value(format!("{d:?}"), move |m| m.decay = d))
-                .into(),
-        },
-        Knob { name: "clip", values: [None, Some(2.5)].map(|c| value(format!("{c:?}"), move |m| m.clip = c)).into() },
+        knob("structure", structures()),
+        knob("features", feature_maps()),
+        knob("bias", biases()),
+        knob("retention", retentions()),
+        knob("algorithm", algorithms()),
+        knob("window", each(&[0, 1, 3], |m, n| m.window = n)),
+        knob("steps", each(&[1, 2, 3], |m, n| m.steps = n)),
+        knob("chunk", each(&[1, 4, 5], |m, n| m.chunk = n)),
+        knob("gates", each(&[Gates::Scalar, Gates::Value, Gates::Key], |m, g| m.gates = g)),
+        knob("gradient", each(&[GradientAt::Prev, GradientAt::Decayed], |m, g| m.gradient = g)),
+        knob("read", each(&[ReadAt::Post, ReadAt::Pre, ReadAt::Start], |m, r| m.read = r)),
+        knob("decay", each(&[Decay::Gate, Decay::Retnet, Decay::Lightning], |m, d| m.decay = d)),
+        knob("clip", each(&[None, Some(2.5)], |m, c| m.clip = c)),
     ]
 }
 
@@ -215,12 +187,27 @@ impl<'a> Draw<'a> {
             let knob = open.swap_remove(self.random.below(open.len()));
             loop {
                 fixed.insert(knob, self.random.below(self.knobs[knob].values.len()));
-                if self.neutral(&fixed).is_some() {
+                if self.neutral(&fixed).is_some() && !self.fades(&fixed) {
                     break;
                 }
             }
         }
         fixed.into_values().collect()
+    }
+
+    /// Settings that are right and move next to nothing: a decay by a fifth a token leaves a deep memory, whose rate is
+    /// a hundredth, little to read, less at the start of a chunk, and less still where three layers of positive weights
+    /// come near the mean of their inputs.
+    fn fades(&self, fixed: &BTreeMap<usize, usize>) -> bool {
+        let label = |name: &str| {
+            let knob = self.knobs.iter().position(|k| k.name == name).expect("it is a knob");
+            fixed.get(&knob).map_or("", |&v| &self.knobs[knob].values[v].label)
+        };
+        let structure = label("structure");
+        let deep = ["mlp", "mlp 3", "gated_mlp"].contains(&structure);
+        let late = ["4", "5"].contains(&label("chunk")) || label("read") == "Start";
+        let positive = ["sigmoid", "kl", "chi2", "reverse_kl", "hellinger"].contains(&label("retention"));
+        label("decay") == "Lightning" && ((deep && late) || (structure == "mlp 3" && positive))
     }
 
     /// One of `n`.

@@ -12,11 +12,16 @@ fn reason(settings: Value, d: Dims) -> String {
     }
 }
 
+fn expect_refused(list: &[(Value, &str)]) {
+    for (settings, said) in list {
+        let got = reason(settings.clone(), Dims::new(4, 4));
+        assert!(got.contains(said), "{settings}: {got}");
+    }
+}
+
 #[test]
-fn every_refusal_names_its_reason() {
-    let free = json!({"name": "mlp", "residual": false});
-    for (settings, said) in [
-        // Closed forms that do not exist.
+fn closed_forms_that_do_not_exist_are_refused() {
+    expect_refused(&[
         (json!({"algorithm": "newton", "bias": "dot"}), "is for bias `l2`"),
         (json!({"algorithm": "newton", "bias": "l1"}), "is for bias `l2`"),
         (json!({"algorithm": "newton", "structure": "mlp"}), "solves for a matrix"),
@@ -38,10 +43,20 @@ fn every_refusal_names_its_reason() {
             json!({"algorithm": "implicit", "bias": {"name": "lp", "form": "tanh"}}),
             "no closed form for an implicit step",
         ),
+        (
+            json!({"algorithm": "implicit", "bias": {"name": "l1", "form": "tanh"}}),
+            "no closed form for an implicit step",
+        ),
         (json!({"algorithm": "implicit", "retention": "elastic"}), "no closed form together"),
         (json!({"algorithm": "implicit", "retention": "sphere"}), "no closed form together"),
         (json!({"algorithm": "implicit", "window": 2}), "one token at a time"),
         (json!({"algorithm": "implicit", "chunk": 2}), "one token at a time"),
+    ]);
+}
+
+#[test]
+fn settings_without_a_meaning_are_refused() {
+    expect_refused(&[
         // Algorithms that forget nothing, under retentions that do.
         (json!({"algorithm": "ftrl", "retention": "l2"}), "forgets nothing"),
         (json!({"algorithm": "ftrl", "retention": "l2_anchor"}), "forgets nothing"),
@@ -49,7 +64,6 @@ fn every_refusal_names_its_reason() {
         (json!({"algorithm": "ftrl", "retention": "elastic"}), "forgets nothing"),
         (json!({"algorithm": "ftrl", "retention": "sphere"}), "forgets nothing"),
         (json!({"algorithm": "ftrl", "retention": "ball"}), "forgets nothing"),
-        // What has no meaning.
         (json!({"structure": "diagonal", "retention": "sphere"}), "columns of unit length"),
         (json!({"structure": "diagonal", "features": "polynomial"}), "a vector maps"),
         (json!({"structure": {"name": "mlp", "layers": 3}, "gates": "value"}), "per value channel"),
@@ -58,7 +72,12 @@ fn every_refusal_names_its_reason() {
         (json!({"chunk": 4, "gradient": "decayed"}), "at the chunk start"),
         (json!({"retention": "none", "decay": "retnet"}), "nothing decays"),
         (json!({"algorithm": "ftrl", "retention": "kl", "decay": "lightning"}), "nothing decays"),
-        // Numbers out of range.
+    ]);
+}
+
+#[test]
+fn numbers_out_of_range_and_unknown_names_are_refused() {
+    expect_refused(&[
         (json!({"steps": 0}), "steps = 0"),
         (json!({"steps": 5}), "steps = 5"),
         (json!({"chunk": 0}), "chunk = 0"),
@@ -83,10 +102,12 @@ fn every_refusal_names_its_reason() {
         // Names and keys that no list has.
         (json!({"retention": "forget"}), "unknown retention `forget`, expected one of none"),
         (json!({"bias": {"name": "l2", "power": 2}}), "power"),
-    ] {
-        let got = reason(settings.clone(), Dims::new(4, 4));
-        assert!(got.contains(said), "{settings}: {got}");
-    }
+    ]);
+}
+
+#[test]
+fn sizes_that_a_structure_does_not_fit_are_refused() {
+    let free = json!({"name": "mlp", "residual": false});
     for (settings, d, said) in [
         (json!({"structure": "diagonal"}), Dims::new(4, 3), "a vector maps 4 features"),
         (json!({"structure": "mlp"}), Dims::new(4, 3), "a residual adds keys to values"),

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! with `g` the inverse of `f'` and one `zeta` per row, such that the row sums to `n`. The sum falls as zeta grows, so
-//! bisection finds zeta, in f64, and one Newton step from there has its derivative. KL has a closed form, and a file of
-//! its own.
+//! bisection finds zeta, in f64, and one Newton step from there has its derivative. A tiny weight under a large step brings
+//! zeta as near to that step as the weight is small, so what is found is the distance to the largest step. KL has a closed
+//! form, and a file of its own.
 
 use crate::scalar::Scalar;
 
@@ -18,7 +19,7 @@ pub(super) trait Divergence {
     /// Its derivative.
     fn slope<F: Scalar>(y: F) -> F;
     /// Where zeta lies: at the lower end the row sums to at least `mass`, at the upper one to at most that. `row` holds
-    /// weights above zero and their steps.
+    /// live weights and their steps.
     fn bracket(row: &[(f64, f64)], mass: f64) -> (f64, f64);
 }
 
@@ -26,13 +27,19 @@ pub(super) trait Divergence {
 fn weights<F: Scalar>(z: &[F]) -> Vec<F> {
     let all: Vec<F> = z.iter().map(|&z| if z.value() < 0.0 { -z } else { z }).collect();
     // A row of nothing cannot be multiplied into something; it starts anew.
-    if all.iter().all(|w| w.value() == 0.0) { vec![F::one(); z.len()] } else { all }
+    if all.iter().all(|w| w.value() <= LEAST) { vec![F::one(); z.len()] } else { all }
 }
 
-fn zeta<D: Divergence, F: Scalar>(w: &[F], step: &[F]) -> F {
+/// Smallest weight that is not zero: the square of its root is a number in `f32`.
+const LEAST: f64 = 1e-30;
+
+/// `step - zeta` for every weight of a row; only of use where the weight is live.
+fn below_zeta<D: Divergence, F: Scalar>(w: &[F], step: &[F]) -> Vec<F> {
     let mass = w.len() as f64;
-    let live = || w.iter().zip(step).filter(|(w, _)| w.value() > 0.0);
-    let row: Vec<(f64, f64)> = live().map(|(w, s)| (w.value(), s.value())).collect();
+    let live = |i: &usize| w[*i].value() > LEAST;
+    let most = (0..w.len()).filter(live).fold(f64::NEG_INFINITY, |m, i| m.max(step[i].value()));
+    let below: Vec<F> = step.iter().map(|&s| s - F::from_f64(most)).collect();
+    let row: Vec<(f64, f64)> = (0..w.len()).filter(live).map(|i| (w[i].value(), below[i].value())).collect();
     let (mut low, mut high) = D::bracket(&row, mass);
     for _ in 0..200 {
         let middle = 0.5 * (low + high);
@@ -47,18 +54,19 @@ fn zeta<D: Divergence, F: Scalar>(w: &[F], step: &[F]) -> F {
         }
     }
     let at = F::from_f64(0.5 * (low + high));
-    let sum = live().map(|(&w, &s)| w * D::g(s - at)).sum::<F>();
-    let slope = live().map(|(w, s)| w.detach() * D::slope(s.detach() - at)).sum::<F>();
-    at + (sum - F::from_f64(mass)) / slope
+    let sum = (0..w.len()).filter(live).map(|i| w[i] * D::g(below[i] - at)).sum::<F>();
+    let slope = (0..w.len()).filter(live).map(|i| w[i].detach() * D::slope(below[i].detach() - at)).sum::<F>();
+    let zeta = at + (sum - F::from_f64(mass)) / slope;
+    below.iter().map(|&b| b - zeta).collect()
 }
 
 /// Settles the rows of `z`, `columns` wide, under the gathered `step`.
 pub(super) fn settle<D: Divergence, F: Scalar>(columns: usize, z: &mut [F], step: &[F]) {
     for (z, step) in z.chunks_exact_mut(columns).zip(step.chunks_exact(columns)) {
         let w = weights(z);
-        let zeta = zeta::<D, F>(&w, step);
-        for ((z, &w), &s) in z.iter_mut().zip(&w).zip(step) {
-            *z = if w.value() > 0.0 { w * D::g(s - zeta) } else { F::zero() };
+        let below = below_zeta::<D, F>(&w, step);
+        for ((z, &w), &below) in z.iter_mut().zip(&w).zip(&below) {
+            *z = if w.value() > LEAST { w * D::g(below) } else { F::zero() };
         }
     }
 }
@@ -74,17 +82,17 @@ pub(super) fn settle_backward<D: Divergence, F: Scalar>(
     let rows = z.chunks_exact(columns).zip(step.chunks_exact(columns));
     for ((z, step), (dz, dstep)) in rows.zip(dz.chunks_exact_mut(columns).zip(dstep.chunks_exact_mut(columns))) {
         let w = weights(z);
-        let zeta = zeta::<D, F>(&w, step);
-        let live = |i: usize| w[i].value() > 0.0;
+        let below = below_zeta::<D, F>(&w, step);
+        let live = |i: usize| w[i].value() > LEAST;
         let slopes: Vec<F> =
-            (0..columns).map(|i| if live(i) { w[i] * D::slope(step[i] - zeta) } else { F::zero() }).collect();
+            (0..columns).map(|i| if live(i) { w[i] * D::slope(below[i]) } else { F::zero() }).collect();
         let dzeta = -slopes.iter().zip(&*dz).map(|(&s, &d)| s * d).sum::<F>();
         // sum w g(step - zeta) = n ties zeta to the weights and the steps.
         let share = dzeta / slopes.iter().copied().sum::<F>();
         for i in 0..columns {
             let d = dz[i];
             dstep[i] += (d + share) * slopes[i];
-            let dw = if live(i) { (d + share) * D::g(step[i] - zeta) } else { F::zero() };
+            let dw = if live(i) { (d + share) * D::g(below[i]) } else { F::zero() };
             dz[i] = match z[i].value() {
                 v if v > 0.0 => dw,
                 v if v < 0.0 => -dw,
@@ -105,5 +113,28 @@ pub(super) fn size<F: Scalar>(z: &[F], w: &mut [F]) {
 pub(super) fn size_backward<F: Scalar>(z: &[F], dw: &[F], dz: &mut [F]) {
     for ((dz, &dw), &z) in dz.iter_mut().zip(dw).zip(z) {
         *dz += if z.value() < 0.0 { -dw } else { dw };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::miras::retention::{Chi2, Hellinger, ReverseKl};
+
+    /// A weight far below the last bit of the others, under a step far above theirs, takes the whole row in `f32`.
+    #[test]
+    fn a_tiny_weight_under_a_large_step_is_found_in_single_precision() {
+        fn row<D: Divergence>() -> [f32; 3] {
+            let mut z = [1e-24_f32, 1.0, 2.0];
+            settle::<D, f32>(3, &mut z, &[40.0, -30.0, 0.0]);
+            z
+        }
+        for (name, z) in [("reverse_kl", row::<ReverseKl>()), ("hellinger", row::<Hellinger>())] {
+            let sum: f32 = z.iter().sum();
+            assert!((sum - 3.0).abs() < 1e-5 && z[0] > 2.5, "{name}: {z:?}");
+        }
+        // Chi-square multiplies by a bounded amount, so the row stays with those that had it.
+        let z = row::<Chi2>();
+        assert!((z.iter().sum::<f32>() - 3.0).abs() < 1e-5 && z[0] < 1e-20, "{z:?}");
     }
 }

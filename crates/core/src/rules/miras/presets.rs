@@ -194,6 +194,9 @@ fn hebbian() -> Miras {
 }
 
 /// A perceptron with gradients at the start of chunks.
+///
+/// Unlike the papers of the Omega rules and of `dla`, which norm nothing inside the memory, all named rules with a
+/// perceptron normalise what it gives: only then is the memory bounded whatever is written. `norm = false` is their form.
 fn deep() -> Miras {
     Miras { structure: Mlp::default().into(), chunk: CHUNK, ..Miras::default() }
 }

@@ -28,6 +28,24 @@ pub(super) struct Moving<F> {
     pub reach: F,
 }
 
+impl<F: Scalar> Moving<F> {
+    /// Puts it where it lies in the state, or its gradient in the state's.
+    fn store(&self, plan: &Plan, state: &mut [F]) {
+        let at = &plan.at;
+        state[at.z.clone()].copy_from_slice(&self.z);
+        state[at.s.clone()].copy_from_slice(&self.s);
+        if !at.step.is_empty() {
+            state[at.step.clone()].copy_from_slice(&self.step);
+        }
+        if !at.shrink.is_empty() {
+            state[at.shrink.start] = self.shrink;
+        }
+        if !at.reach.is_empty() {
+            state[at.reach.start] = self.reach;
+        }
+    }
+}
+
 /// What a write only looks at.
 pub(super) struct Fixed<'a, F> {
     plan: &'a Plan,
@@ -127,17 +145,7 @@ impl Miras {
         if self.settles_at(pos) {
             self.settle(plan, &mut moving);
         }
-        state[at.z.clone()].copy_from_slice(&moving.z);
-        state[at.s.clone()].copy_from_slice(&moving.s);
-        if !at.step.is_empty() {
-            state[at.step.clone()].copy_from_slice(&moving.step);
-        }
-        if !at.shrink.is_empty() {
-            state[at.shrink.start] = moving.shrink;
-        }
-        if !at.reach.is_empty() {
-            state[at.reach.start] = moving.reach;
-        }
+        moving.store(plan, state);
         let own = slots.threshold.map_or(&[][..], |i| x[i]);
         push(&mut state[at.keys.clone()], x[0]);
         push(&mut state[at.values.clone()], x[1]);
@@ -169,13 +177,7 @@ impl Miras {
         }
 
         let part = |range: &std::ops::Range<usize>| dstate[range.clone()].to_vec();
-        let mut d = Moving {
-            z: part(&at.z),
-            s: part(&at.s),
-            step: if at.step.is_empty() { vec![F::zero(); moving[0].step.len()] } else { part(&at.step) },
-            shrink: if at.shrink.is_empty() { F::zero() } else { dstate[at.shrink.start] },
-            reach: if at.reach.is_empty() { F::zero() } else { dstate[at.reach.start] },
-        };
+        let mut d = self.moving(plan, dstate);
         let mut dkeys = part(&at.keys);
         let mut dvalues = part(&at.values);
         let mut dthresholds = part(&at.thresholds);
@@ -202,17 +204,7 @@ impl Miras {
             add_scaled(&mut d.z, F::one(), &dfixed.anchor);
             dfixed.anchor.fill(F::zero());
         }
-        dstate[at.z.clone()].copy_from_slice(&d.z);
-        dstate[at.s.clone()].copy_from_slice(&d.s);
-        if !at.step.is_empty() {
-            dstate[at.step.clone()].copy_from_slice(&d.step);
-        }
-        if !at.shrink.is_empty() {
-            dstate[at.shrink.start] = d.shrink;
-        }
-        if !at.reach.is_empty() {
-            dstate[at.reach.start] = d.reach;
-        }
+        d.store(plan, dstate);
         let parts = [
             (&at.anchor, &dfixed.anchor),
             (&at.start, &dfixed.start),
@@ -266,6 +258,7 @@ impl Miras {
         }
     }
 
+    /// What moves, as it lies in a state, or its gradient as it lies in the state's.
     pub(super) fn moving<F: Scalar>(&self, plan: &Plan, state: &[F]) -> Moving<F> {
         let at = &plan.at;
         let gathers = with_retention!(&self.retention, r => r.multiplies());

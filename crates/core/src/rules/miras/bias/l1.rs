@@ -45,8 +45,9 @@ impl Bias for L1 {
         F::zero()
     }
 
+    // An approximate sign would be a setting that the closed form does not read.
     fn has_implicit(&self) -> bool {
-        true
+        self.form == Form::Smooth
     }
 
     // clip(e / s, -1, 1); a step of no size leaves the sign.

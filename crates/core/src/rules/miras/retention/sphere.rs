@@ -2,9 +2,10 @@
 //! [Lattice v1 sec.3].
 //!
 //! ```text
-//! G <- (I - w w^T) G,   Z' = unit(Z + step)      per column w
+//! G <- (I - w w^T / |w|^2) G,   Z' = unit(Z + step)      per column w
 //! ```
 //!
+//! Columns are longer than one between the inner steps of a token and inside a chunk, hence the division.
 //! A step along the sphere makes a column longer, so nothing is ever divided by less than one. Length cannot fade, so
 //! there is no input `retain`; a column forgets by turning.
 
@@ -29,6 +30,11 @@ fn column<F: Scalar>(t: &Tensor, x: &[F], j: usize) -> Vec<F> {
     (0..t.rows).map(|i| x[i * t.columns + j]).collect()
 }
 
+/// `|w|^2`, above zero.
+fn square<F: Scalar>(w: &[F]) -> F {
+    dot(w, w) + F::from_f64(smooth::NORM * smooth::NORM)
+}
+
 fn set_column<F: Scalar>(t: &Tensor, x: &mut [F], j: usize, column: &[F]) {
     (0..t.rows).for_each(|i| x[i * t.columns + j] = column[i]);
 }
@@ -50,7 +56,7 @@ impl Retention for Sphere {
     fn project<F: Scalar>(&self, t: &Tensor, w: &[F], g: &mut [F]) {
         for j in 0..t.columns {
             let (w, mut column) = (column(t, w, j), column(t, g, j));
-            let along = dot(&w, &column);
+            let along = dot(&w, &column) / square(&w);
             add_scaled(&mut column, -along, &w);
             set_column(t, g, j, &column);
         }
@@ -59,9 +65,11 @@ impl Retention for Sphere {
     fn project_backward<F: Scalar>(&self, t: &Tensor, w: &[F], g: &[F], dg: &mut [F], dw: &mut [F]) {
         for j in 0..t.columns {
             let (w, g, mut d) = (column(t, w, j), column(t, g, j), column(t, dg, j));
-            let (dalong, along) = (-dot(&d, &w), dot(&w, &g));
+            let square = square(&w);
+            let (dalong, along) = (-(dot(&d, &w) / square), dot(&w, &g) / square);
+            let dsquare = -(dalong * along);
             for i in 0..t.rows {
-                dw[i * t.columns + j] += dalong * g[i] - along * d[i];
+                dw[i * t.columns + j] += dalong * g[i] - along * d[i] + dsquare * (w[i] + w[i]);
             }
             add_scaled(&mut d, dalong, &w);
             set_column(t, dg, j, &d);
