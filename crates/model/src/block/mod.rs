@@ -4,7 +4,6 @@ mod attention;
 mod mag;
 mod memory;
 mod mlp;
-mod starts;
 
 use crate::config::{BlockConfig, ChannelConfig, MixerConfig};
 use crate::error::Result;
