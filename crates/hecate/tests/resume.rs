@@ -12,10 +12,12 @@ fn a_resumed_run_ends_in_the_same_bits_whatever_the_threads() {
     train(dir.path(), "whole", 12, &[]);
     train(dir.path(), "again", 12, &["--threads", "1"]);
     assert_eq!(bytes(dir.path(), "whole/model.safetensors"), bytes(dir.path(), "again/model.safetensors"));
-    // The newest checkpoint of the twin is taken away, so that it must go on from the one before.
-    std::fs::remove_dir_all(dir.path().join("again/checkpoints/step-12")).unwrap();
+    // The newest checkpoint of the twin is damaged, so that it must go on from the one before, and say so.
+    std::fs::write(dir.path().join("again/checkpoints/step-12/model.safetensors"), "cut").unwrap();
     std::fs::remove_file(dir.path().join("again/model.safetensors")).unwrap();
-    succeed(dir.path(), &["train", "--resume", "again", "--threads", "2"]);
+    let resumed = run(dir.path(), &["train", "--resume", "again", "--threads", "2"]);
+    let said = String::from_utf8(resumed.stderr).unwrap();
+    assert!(resumed.status.success() && said.contains("step-12 is damaged and passed over"), "{said}");
     for file in ["model.safetensors", "checkpoints/step-12/optimizer.safetensors", "checkpoints/step-12/trainer.json"] {
         assert_eq!(bytes(dir.path(), &format!("whole/{file}")), bytes(dir.path(), &format!("again/{file}")), "{file}");
     }

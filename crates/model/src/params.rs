@@ -21,6 +21,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Its name in tables and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Matrix => "matrix",
+            Kind::Embedding => "embedding",
+            Kind::Norm => "norm",
+            Kind::Gate => "gate",
+            Kind::Conv => "conv",
+        }
+    }
     /// Whether weight decay applies.
     pub fn decays(self) -> bool {
         matches!(self, Kind::Matrix | Kind::Embedding)

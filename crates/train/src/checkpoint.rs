@@ -113,6 +113,14 @@ impl Checkpoints {
         Err(Error::NoCheckpoint { path: self.folder.clone(), found: broken })
     }
 
+    /// Folders of steps after `step`: where that is the newest complete one, those are damaged.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folders cannot be listed.
+    pub fn after(&self, step: u64) -> Result<Vec<PathBuf>> {
+        Ok(self.steps()?.into_iter().filter(|&s| s > step).map(|s| self.path(s)).collect())
+    }
+
     /// Removes all but the newest [`KEEP`] complete checkpoints, and the broken ones among those removed.
     ///
     /// A folder is renamed before it is emptied, so that a kill leaves no half-empty checkpoint.
@@ -349,6 +357,7 @@ mod tests {
             save(&store, 9);
             damage(&save(&store, 10).path);
             assert_eq!(store.latest_complete().unwrap().step, 9, "{what}");
+            assert_eq!(store.after(9).unwrap(), [store.path(10)], "{what} is named");
             save(&store, 10);
             assert_eq!(store.latest_complete().unwrap().step, 10, "{what} is written anew");
         }

@@ -41,13 +41,10 @@ impl Loaded {
         let home = if is_checkpoint { folder.join("../..") } else { folder.to_path_buf() };
         let config: ModelConfig = read_json(&home.join("config.json"))?;
         let model = Model::new(&config)?;
-        let bytes = if is_checkpoint {
-            checkpoint::verify(folder)?.read("model.safetensors")?
-        } else {
-            atomic::read(&home.join("model.safetensors"))?
-        };
+        let file = folder.join(run_folder::WEIGHTS);
+        let bytes =
+            if is_checkpoint { checkpoint::verify(folder)?.read(run_folder::WEIGHTS)? } else { atomic::read(&file)? };
         let lineage = lineage(&model, weights::sha256(&bytes));
-        let file = if is_checkpoint { folder.join(run_folder::WEIGHTS) } else { home.join(run_folder::WEIGHTS) };
         let params = weights::from_bytes(model.params(), model.config(), bytes).map_err(in_file(&file))?;
         let generation: GenerationConfig = read_json(&home.join("generation_config.json"))?;
         generation.check()?;

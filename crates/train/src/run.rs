@@ -81,10 +81,7 @@ impl Run {
     /// # Errors
     /// A config that cannot run, a text that is too short or unreadable, a folder that is taken, a full disk.
     pub fn create(config: &RunConfig, name: &str, out: Option<&Path>, options: Options) -> Result<Self> {
-        config.check()?;
-        let (stream, text) = text(config)?;
-        let held = Held::look_up(stream.len() + text.held_out.len());
-        let trainer = Trainer::new(config, stream)?;
+        let (trainer, held, text) = prepare(config)?;
         let folder = match out {
             Some(folder) => RunFolder::create(folder)?,
             None => RunFolder::create_numbered(Path::new(run_folder::DEFAULT_PARENT), name)?,
@@ -160,6 +157,13 @@ impl Run {
     /// The run's trainer.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
+    }
+    /// Checkpoints newer than the one that it goes on from, which are damaged; before the first step.
+    ///
+    /// # Errors
+    /// Folders that cannot be listed.
+    pub fn passed_over(&self) -> Result<Vec<PathBuf>> {
+        self.checkpoints.after(self.trainer.step_count())
     }
     /// What text it reads, in one line.
     pub fn text(&self) -> &str {
@@ -334,6 +338,14 @@ impl Run {
     }
 }
 
+/// What a run needs before it has a folder. The config is checked before its text is read.
+fn prepare(config: &RunConfig) -> Result<(Trainer, Held, Text)> {
+    config.check()?;
+    let (stream, text) = text(config)?;
+    let held = Held::look_up(stream.len() + text.held_out.len());
+    Ok((Trainer::new(config, stream)?, held, text))
+}
+
 /// Writes what a new run's folder holds before its first step.
 fn begin(folder: &RunFolder, trainer: &Trainer, tokenizer: &Tokenizer) -> Result<(Checkpoints, LogWriter)> {
     let resolved = toml::to_string(trainer.config()).expect("a config is plain data");
@@ -361,10 +373,7 @@ impl Plan {
     /// # Errors
     /// As [`Run::create`], less what a folder can refuse.
     pub fn new(config: &RunConfig) -> Result<Self> {
-        config.check()?;
-        let (stream, text) = text(config)?;
-        let held = Held::look_up(stream.len() + text.held_out.len());
-        let mut trainer = Trainer::new(config, stream)?;
+        let (mut trainer, held, text) = prepare(config)?;
         let estimate = trainer.estimate(held)?;
         Ok(Self { trainer, text: text.about, estimate })
     }

@@ -161,6 +161,30 @@ fn check_kernel<R: MemoryRule>(
         check_adds(rule, kernel, isa, s, bars, &got.1, report);
         check_read(rule, kernel, isa, s, report);
     }
+    if s.tokens <= SHORT_TOKENS && sequential.is_none() {
+        check_saved(rule, kernel, isa, s, &got.0, report);
+    }
+}
+
+/// The states that a pass of training keeps: the reference's, and keeping them changes nothing else.
+fn check_saved<R: MemoryRule>(
+    rule: &R,
+    kernel: &Kernel<R>,
+    isa: Isa,
+    s: &Stream<f32>,
+    plain: &Run<f32>,
+    report: &mut Report,
+) {
+    let want = stream::checkpoints(rule, &s.double()).concat();
+    let mut saved = vec![f32::NAN; want.len()];
+    let run = stream::kernel_training(kernel, rule, s, Some(&mut saved), &mut Scratch::on(isa));
+    let place = format!("{} on {}: {} tokens at {}x{}", kernel.name, isa.name(), s.tokens, s.d.dk, s.d.dv);
+    let off = distance(&saved, &want);
+    report.expect(Check::Kernels, off <= TOLERANCE * scale(&want), || {
+        format!("{place}: the states kept for training are off by {off:.2e}")
+    });
+    let same = stream::same_bits(&run.y, &plain.y) && stream::same_bits(&run.end, &plain.end);
+    report.expect(Check::Kernels, same, || format!("{place}: keeping states changes what the pass computes"));
 }
 
 /// Reading alone: the reference's read half at every token from one state, and the same bits wherever it is cut.

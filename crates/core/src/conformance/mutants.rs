@@ -380,6 +380,14 @@ mutants! {
         })];
     }
 
+    /// A kernel that is right, but for the states that it keeps for the way back.
+    KernelKeepsOff, "kernel whose kept states are off", Some(Check::Kernels), {
+        const KERNELS: &'static [Kernel<Wrong<Self>>] = &[kernel(true, |rule, d, seq, state, y, mut saved, scratch| {
+            plain_forward(rule, d, seq, state, y, saved.as_mut().map(|s| &mut s[..]), scratch);
+            saved.into_iter().flatten().for_each(|x| *x *= 1.001);
+        }, plain_backward::<Self>)];
+    }
+
     /// A kernel that reads a little more when it does not write.
     KernelReadOff, "kernel whose reading alone is off", Some(Check::Kernels), {
         const KERNELS: &'static [Kernel<Wrong<Self>>] = &[Kernel {
@@ -464,10 +472,14 @@ fn plain_forward<M: Mistake>(
     seq: Sequence<'_, f32>,
     state: &mut [f32],
     y: &mut [f32],
-    _saved: Option<&mut [f32]>,
+    saved: Option<&mut [f32]>,
     _scratch: &mut Scratch,
 ) {
-    let run = stream::forward(rule, &gather(rule, d, seq, state));
+    let stream = gather(rule, d, seq, state);
+    if let Some(saved) = saved {
+        saved.copy_from_slice(&stream::checkpoints(rule, &stream).concat());
+    }
+    let run = stream::forward(rule, &stream);
     state.copy_from_slice(&run.end);
     y.copy_from_slice(&run.y);
 }

@@ -4,6 +4,7 @@ use super::random::Random;
 use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
 use crate::rule::{Activation, Dims, Input, MemoryRule, StateTensor};
 use crate::scalar::Scalar;
+use crate::scan::CHECKPOINT_TOKENS;
 
 /// The inputs of a run of tokens for one head, and the state before the first.
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ pub(super) struct Gradients<F> {
 /// Tokens that a stream's start state has taken: a state as it occurs, with every tensor alive.
 const WARM_TOKENS: usize = 8;
 /// Tokens between two states that a backward pass of the reference keeps.
-const SEGMENT_TOKENS: usize = 64;
+const SEGMENT_TOKENS: usize = CHECKPOINT_TOKENS;
 
 impl<F: Scalar> Stream<F> {
     /// The inputs of token `t`.
@@ -139,18 +140,25 @@ pub(super) fn forward<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>) -> Run<
     Run { y, end }
 }
 
+/// The reference's states before every [`SEGMENT_TOKENS`]-th token: what a pass of training keeps.
+pub(super) fn checkpoints<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>) -> Vec<Vec<F>> {
+    let mut state = s.start.clone();
+    let segment = |first: usize| {
+        let last = (first + SEGMENT_TOKENS).min(s.tokens);
+        let end = forward(rule, &s.part(first, last, state.clone())).end;
+        std::mem::replace(&mut state, end)
+    };
+    (0..s.tokens).step_by(SEGMENT_TOKENS).map(segment).collect()
+}
+
 /// The reference's transpose; keeps the state before every [`SEGMENT_TOKENS`]-th token and recomputes the others.
 pub(super) fn backward<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>, dy: &[F], dend: &[F]) -> Gradients<F> {
     let dv = s.d.dv;
-    let firsts: Vec<usize> = (0..s.tokens).step_by(SEGMENT_TOKENS).collect();
-    let mut saved = vec![s.start.clone()];
-    for (i, &first) in firsts.iter().enumerate() {
-        let last = (first + SEGMENT_TOKENS).min(s.tokens);
-        saved.push(forward(rule, &s.part(first, last, saved[i].clone())).end);
-    }
+    let saved = checkpoints(rule, s);
     let mut inputs: Vec<Vec<F>> = s.inputs.iter().map(|x| vec![F::zero(); x.len()]).collect();
     let mut start = dend.to_vec();
-    for (&first, state) in firsts.iter().zip(&saved).rev() {
+    for (i, state) in saved.iter().enumerate().rev() {
+        let first = i * SEGMENT_TOKENS;
         let last = (first + SEGMENT_TOKENS).min(s.tokens);
         let mut states = vec![state.clone()];
         for t in first..last - 1 {
@@ -170,10 +178,21 @@ pub(super) fn backward<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>, dy: &[
 
 /// A kernel's forward pass.
 pub(super) fn kernel_forward<R>(kernel: &Kernel<R>, rule: &R, s: &Stream<f32>, scratch: &mut Scratch) -> Run<f32> {
+    kernel_training(kernel, rule, s, None, scratch)
+}
+
+/// A kernel's forward pass that also keeps the states of [`checkpoints`], one after the other in `saved`.
+pub(super) fn kernel_training<R>(
+    kernel: &Kernel<R>,
+    rule: &R,
+    s: &Stream<f32>,
+    saved: Option<&mut [f32]>,
+    scratch: &mut Scratch,
+) -> Run<f32> {
     let refs: Vec<&[f32]> = s.inputs.iter().map(|x| &x[..]).collect();
     let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &refs };
     let (mut y, mut end) = (vec![f32::NAN; s.tokens * s.d.dv], s.start.clone());
-    (kernel.forward)(rule, s.d, seq, &mut end, &mut y, None, scratch);
+    (kernel.forward)(rule, s.d, seq, &mut end, &mut y, saved, scratch);
     Run { y, end }
 }
 

@@ -121,7 +121,7 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
     let model = Model::new(config)?;
     let mut kinds = BTreeMap::new();
     for spec in &model.params().specs {
-        *kinds.entry(format!("{:?}", spec.kind).to_lowercase()).or_insert(0) += spec.range.len();
+        *kinds.entry(spec.kind.name().to_string()).or_insert(0) += spec.range.len();
     }
     let len = model.params().count();
     // A token looks up one row of an embedding that is not the head too.

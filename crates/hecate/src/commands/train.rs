@@ -29,6 +29,10 @@ pub fn run(args: &Train) -> Result<(), Failure> {
             Run::create(&config, &name, args.out.as_deref(), options)?
         }
     };
+    for damaged in run.passed_over()? {
+        let (damaged, step) = (damaged.display(), run.trainer().step_count());
+        eprintln!("warning: {damaged} is damaged and passed over; going on from step {step}");
+    }
     if !args.json {
         eprintln!("{}", run.folder().display());
         let estimate = run.estimate()?;
@@ -104,7 +108,7 @@ struct Shown<'a> {
 /// Parameters that the optimizer treats alike.
 #[derive(Serialize)]
 struct Treatment {
-    kind: String,
+    kind: &'static str,
     weight_decay: bool,
     parameters: usize,
     tensors: Vec<String>,
@@ -113,7 +117,7 @@ struct Treatment {
 fn treatments(model: &Model) -> Vec<Treatment> {
     let mut all: Vec<Treatment> = Vec::new();
     for spec in &model.params().specs {
-        let kind = format!("{:?}", spec.kind).to_lowercase();
+        let kind = spec.kind.name();
         let at = all.iter().position(|t| t.kind == kind).unwrap_or_else(|| {
             let (weight_decay, tensors) = (spec.kind.decays(), Vec::new());
             all.push(Treatment { kind, weight_decay, parameters: 0, tensors });
@@ -161,7 +165,7 @@ fn describe(trainer: &Trainer, text: &str, estimate: &Estimate) {
     for t in treatments(model) {
         let decay = if t.weight_decay { "yes" } else { "no" };
         let numbers = [t.tensors.len(), t.parameters].map(|n| n.to_string());
-        table.row([t.kind, decay.into()].into_iter().chain(numbers).chain([short_names(&t.tensors)]));
+        table.row([t.kind, decay].map(String::from).into_iter().chain(numbers).chain([short_names(&t.tensors)]));
     }
     eprint!("{}", table.plain());
     eprintln!("text: {text}");

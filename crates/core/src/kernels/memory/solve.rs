@@ -1,6 +1,6 @@
 //! Triangular solves with a right-hand side per value, four tokens by a strip of vectors at a time.
 
-use super::tile::{ROWS, accumulate, load, store};
+use super::tile::{ROWS, Strips, accumulate, each_strip, load, store};
 use crate::simd::Simd;
 
 /// A strictly lower triangular matrix and the extent of the two solves with it.
@@ -40,29 +40,16 @@ impl Solve<'_> {
     pub(super) fn run<S: Simd>(mut self, s: S) {
         let m = self.m;
         m.check::<S>([self.v.len(), self.p.len(), self.c.len()], self.rate.len().min(self.erase.len()));
-        let mut column = 0;
-        while column < m.width {
-            let vectors = ((m.width - column) / S::LANES).min(S::STRIP);
-            // SAFETY: the operands hold `rows` rows (checked above), and the strip ends inside them.
-            unsafe {
-                match vectors {
-                    1 => self.strip::<S, 1>(s, column),
-                    2 => self.strip::<S, 2>(s, column),
-                    3 if S::STRIP >= 3 => self.strip::<S, 3>(s, column),
-                    _ if S::STRIP >= 4 => self.strip::<S, 4>(s, column),
-                    _ => unreachable!("a strip is at most STRIP vectors wide"),
-                }
-            }
-            column += vectors * S::LANES;
-        }
+        // SAFETY: the operands hold `rows` rows of `width` values (checked above).
+        unsafe { each_strip(s, m.width, &mut self) }
     }
+}
 
-    /// # Safety
-    /// The operands hold what `m` says, and `column + N * LANES <= m.width`.
+impl Strips for Solve<'_> {
     #[inline(always)]
     unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, column: usize) {
         let whole = self.m.rows - self.m.rows % ROWS;
-        // SAFETY: rows up to `whole` are taken by `ROWS`, the others one by one.
+        // SAFETY: the caller promises the columns; rows up to `whole` are taken by `ROWS`, the others one by one.
         unsafe {
             for row in (0..whole).step_by(ROWS) {
                 self.tile::<S, ROWS, N>(s, row, column);
@@ -72,9 +59,11 @@ impl Solve<'_> {
             }
         }
     }
+}
 
+impl Solve<'_> {
     /// # Safety
-    /// As [`Solve::strip`], and `row + R <= m.rows`.
+    /// The operands hold what `m` says, `row + R <= m.rows` and `column + N * LANES <= m.width`.
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const N: usize>(&mut self, s: S, row: usize, column: usize) {
         let m = self.m;
@@ -119,29 +108,16 @@ impl SolveTransposed<'_> {
     pub(super) fn run<S: Simd>(mut self, s: S) {
         let m = self.m;
         m.check::<S>([self.dc.len(), self.dp.len(), self.dp.len()], self.erase.len());
-        let mut column = 0;
-        while column < m.width {
-            let vectors = ((m.width - column) / S::LANES).min(S::STRIP);
-            // SAFETY: the operands hold `rows` rows (checked above), and the strip ends inside them.
-            unsafe {
-                match vectors {
-                    1 => self.strip::<S, 1>(s, column),
-                    2 => self.strip::<S, 2>(s, column),
-                    3 if S::STRIP >= 3 => self.strip::<S, 3>(s, column),
-                    _ if S::STRIP >= 4 => self.strip::<S, 4>(s, column),
-                    _ => unreachable!("a strip is at most STRIP vectors wide"),
-                }
-            }
-            column += vectors * S::LANES;
-        }
+        // SAFETY: the operands hold `rows` rows of `width` values (checked above).
+        unsafe { each_strip(s, m.width, &mut self) }
     }
+}
 
-    /// # Safety
-    /// The operands hold what `m` says, and `column + N * LANES <= m.width`.
+impl Strips for SolveTransposed<'_> {
     #[inline(always)]
     unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, column: usize) {
         let whole = self.m.rows - self.m.rows % ROWS;
-        // SAFETY: rows up to `whole` are taken by `ROWS`, the others one by one.
+        // SAFETY: the caller promises the columns; rows up to `whole` are taken by `ROWS`, the others one by one.
         unsafe {
             for row in (whole..self.m.rows).rev() {
                 self.tile::<S, 1, N>(s, row, column);
@@ -151,9 +127,11 @@ impl SolveTransposed<'_> {
             }
         }
     }
+}
 
+impl SolveTransposed<'_> {
     /// # Safety
-    /// As [`SolveTransposed::strip`], and `row + R <= m.rows`.
+    /// As for [`Solve`].
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const N: usize>(&mut self, s: S, row: usize, column: usize) {
         let m = self.m;

@@ -131,57 +131,80 @@ impl Vectorized for Product<'_> {
     }
 }
 
+/// Work on rows of padded values that is done a strip of vectors at a time.
+pub(super) trait Strips {
+    /// The strip of `N` vectors that begins at `column`.
+    ///
+    /// # Safety
+    /// The rows of the operands hold `column + N * LANES` values.
+    unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, column: usize);
+}
+
+/// All strips of rows of `width` values, each as wide as the registers allow.
+///
+/// # Safety
+/// The rows of the operands of `work` hold `width` values.
+#[inline(always)]
+pub(super) unsafe fn each_strip<S: Simd>(s: S, width: usize, work: &mut impl Strips) {
+    let mut column = 0;
+    while column < width {
+        let vectors = ((width - column) / S::LANES).min(S::STRIP);
+        // SAFETY: the strip ends inside the rows.
+        unsafe {
+            match vectors {
+                1 => work.strip::<S, 1>(s, column),
+                2 => work.strip::<S, 2>(s, column),
+                3 if S::STRIP >= 3 => work.strip::<S, 3>(s, column),
+                _ if S::STRIP >= 4 => work.strip::<S, 4>(s, column),
+                _ => unreachable!("a strip is at most STRIP vectors wide"),
+            }
+        }
+        column += vectors * S::LANES;
+    }
+}
+
+/// Some rows of a product.
+struct Rows<'p, 'a> {
+    of: &'p mut Product<'a>,
+    rows: Range<usize>,
+}
+
+impl Strips for Rows<'_, '_> {
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, column: usize) {
+        let mut row = self.rows.start;
+        // SAFETY: the caller promises the columns; rows are taken as long as so many are left.
+        unsafe {
+            if (TALL + 1) * N + 1 < S::REGISTERS {
+                while row + TALL <= self.rows.end {
+                    self.of.tile::<S, TALL, N>(s, row, column);
+                    row += TALL;
+                }
+            }
+            while row + ROWS <= self.rows.end {
+                self.of.tile::<S, ROWS, N>(s, row, column);
+                row += ROWS;
+            }
+            while row < self.rows.end {
+                self.of.tile::<S, 1, N>(s, row, column);
+                row += 1;
+            }
+        }
+    }
+}
+
 impl Product<'_> {
     /// These rows of the result, as far as `columns`.
     #[inline(always)]
     fn strips<S: Simd>(&mut self, s: S, rows: Range<usize>, columns: usize) {
-        let mut column = 0;
-        while column < columns {
-            let vectors = ((columns - column) / S::LANES).min(S::STRIP);
-            // SAFETY: the operands hold what the extent says (checked on entry), and the strip ends inside the rows.
-            unsafe {
-                match vectors {
-                    1 => self.strip::<S, 1>(s, rows.clone(), column),
-                    2 => self.strip::<S, 2>(s, rows.clone(), column),
-                    3 if S::STRIP >= 3 => self.strip::<S, 3>(s, rows.clone(), column),
-                    _ if S::STRIP >= 4 => self.strip::<S, 4>(s, rows.clone(), column),
-                    _ => unreachable!("a strip is at most STRIP vectors wide"),
-                }
-            }
-            column += vectors * S::LANES;
-        }
-    }
-
-    /// One strip of `N` vectors.
-    ///
-    /// # Safety
-    /// The operands hold what the extent says; `rows` and `column + N * LANES` are inside it.
-    #[inline(always)]
-    unsafe fn strip<S: Simd, const N: usize>(&mut self, s: S, rows: Range<usize>, column: usize) {
-        let mut row = rows.start;
-        // SAFETY: rows are taken as long as so many are left.
-        unsafe {
-            if (TALL + 1) * N + 1 < S::REGISTERS {
-                while row + TALL <= rows.end {
-                    self.tile::<S, TALL, N>(s, row, column);
-                    row += TALL;
-                }
-            }
-            while row + ROWS <= rows.end {
-                self.tile::<S, ROWS, N>(s, row, column);
-                row += ROWS;
-            }
-            while row < rows.end {
-                self.tile::<S, 1, N>(s, row, column);
-                row += 1;
-            }
-        }
+        // SAFETY: the operands hold what the extent says (checked on entry), and `rows` and `columns` lie inside it.
+        unsafe { each_strip(s, columns, &mut Rows { of: self, rows }) }
     }
 
     /// `R` rows of a strip.
     ///
     /// # Safety
-    /// As [`Product::strip`], and `row + R` is inside the extent.
+    /// The operands hold what the extent says, and `row + R` and `column + N * LANES` are inside it.
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const N: usize>(&mut self, s: S, row: usize, column: usize) {
         let (e, left) = (self.e, self.left);
