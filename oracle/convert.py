@@ -2,8 +2,7 @@
 
     python convert.py FOLDER_WITH_NPZ OUT_FOLDER
 
-Of `titans_and_hope.npz` it takes the matrix memory without chunks (`lmm_lin_C1_*` and its inputs), of the
-others the rules that the registry has.
+Every file but `titans_and_hope.npz` is about one rule, by its name. Of that one it takes the Titans memories.
 """
 
 import sys
@@ -12,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-RULES = ["linear_attention", "delta", "gated_delta", "decay_delta", "titans"]
-PARTS = {"titans_and_hope": ("lmm_lin_in_", "lmm_lin_C1_post_", "lmm_lin_C1_pre_")}
+# Files whose arrays are not those of one rule.
+PARTS = {"titans_and_hope": ("lmm_lin_", "lmm_mlp2_", "lmm_mlp3_")}
 
 
 def convert(source, target, prefixes=("",)):
@@ -26,10 +25,8 @@ def convert(source, target, prefixes=("",)):
 def main(source, target):
     source, target = Path(source), Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    for name in RULES:
-        convert(source / f"{name}.npz", target / f"{name}.safetensors")
-    for name, prefixes in PARTS.items():
-        convert(source / f"{name}.npz", target / f"{name}.safetensors", prefixes)
+    for file in sorted(source.glob("*.npz")):
+        convert(file, target / f"{file.stem}.safetensors", PARTS.get(file.stem, ("",)))
 
 
 if __name__ == "__main__":

@@ -4,151 +4,98 @@ Nothing here knows the Rust code. Each rule is its inner loss, the gradient of t
 differentiation, and the recurrence around it; the gradients of the whole stream come from differentiating
 that recurrence once more. Everything is float64.
 
-    python oracle.py OUT_FOLDER
+    python oracle.py OUT_FOLDER [RULE...]
 
 writes one `<rule>.safetensors` per rule. Each file holds several cases; a tensor is called `case.name`:
 `in.*` inputs `[T, width]` (gates `[T]`), `state0.*` and `end.*` the state, `Y` the reads `[T, dv]`, `dY` and
-`dEnd.*` cotangents, `din.*` and `dstate0.*` the gradients of sum(dY * Y) + sum(dEnd * end).
+`dEnd.*` cotangents, `din.*` and `dstate0.*` the gradients of sum(dY * Y) + sum(dEnd * end). The metadata of the
+file say, per case, which rule it is: as a config file writes it, in JSON.
 """
 
+import json
 import sys
 from pathlib import Path
+from zlib import crc32
 
 import jax
+
+jax.config.update("jax_enable_x64", True)
+
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-jax.config.update("jax_enable_x64", True)
-
-T, DK, DV_NARROW = 16, 8, 5
-
-
-# Inner losses: how badly the memory W [dv, dk] answers the key k with the value v.
-
-
-def l2(w, k, v):
-    return 0.5 * jnp.sum((w @ k - v) ** 2)
+from cases import CASES, FIRST
+from draw import draw_inputs, draw_state
+from miras import Miras
+from presets import PRESETS
+from rules import OWN, Rule
 
 
-def dot(w, k, v):
-    return -jnp.vdot(w @ k, v)
+def build(settings, dk, dv):
+    """The rule that a config file means."""
+    settings = dict(settings)
+    name = settings.pop("name")
+    if name in OWN:
+        return OWN[name](dk, dv, **settings)
+    kind, preset = PRESETS[name]
+    if kind != "miras":
+        return OWN[kind](dk, dv, **(preset | settings))
+    rule = Miras(dk, dv, **(preset | settings))
+    return Rule(rule.inputs(), rule.state(), rule.token, rule.retention.start)
 
 
-l2_gradient, dot_gradient = jax.grad(l2), jax.grad(dot)
-
-
-# Rules: (state, token) -> state. Every one of them is read as y = W q after the token is written.
-
-
-def linear_attention(state, x):
-    """Hebbian: descend the dot-product loss. [LinearAttention v3 eq.18] with a decay."""
-    w = state["W"]
-    return {"W": x["retain"] * w - x["rate"] * dot_gradient(w, x["k"], x["v"])}
-
-
-def delta(state, x):
-    """Descend the squared error, keep everything."""
-    w = state["W"]
-    return {"W": w - x["rate"] * l2_gradient(w, x["k"], x["v"])}
-
-
-def gated_delta(state, x):
-    """Decay first, then take the gradient at the decayed memory."""
-    w = x["retain"] * state["W"]
-    return {"W": w - x["rate"] * l2_gradient(w, x["k"], x["v"])}
-
-
-def decay_delta(state, x):
-    """Take the gradient at the memory as it was, then decay: Titans without momentum."""
-    w = state["W"]
-    return {"W": x["retain"] * w - x["rate"] * l2_gradient(w, x["k"], x["v"])}
-
-
-def titans(state, x):
-    """Momentum on the surprise, then decay and step."""
-    w = state["W"]
-    s = x["momentum"] * state["S"] - x["rate"] * l2_gradient(w, x["k"], x["v"])
-    return {"W": x["retain"] * w + s, "S": s}
-
-
-# name: (rule, gates, state tensors)
-RULES = {
-    "linear_attention": (linear_attention, ["retain", "rate"], ["W"]),
-    "delta": (delta, ["rate"], ["W"]),
-    "gated_delta": (gated_delta, ["retain", "rate"], ["W"]),
-    "decay_delta": (decay_delta, ["retain", "rate"], ["W"]),
-    "titans": (titans, ["retain", "rate", "momentum"], ["W", "S"]),
-}
-
-
-def run(rule, inputs, state):
+def run(rule, inputs, state, tokens):
     """The stream, token by token: the reads and the end state."""
     reads = []
-    for t in range(T):
-        x = {name: value[t] for name, value in inputs.items()}
-        state = rule(state, x)
-        reads.append(state["W"] @ x["q"])
-    return jnp.stack(reads), state
+    for t in range(tokens):
+        state, y = rule.token(state, {name: value[t] for name, value in inputs.items()}, t)
+        reads.append(y)
+    return jnp.stack(reads), {name: state[name] for name in rule.state}
 
 
-def draw(rng, gates, tensors, dv, edges):
-    """Random inputs and state. Keys are not of unit length, so that nothing can lean on it. With `edges`,
-    every other gate value is 0 or 1, the ends of its range."""
-    inputs = {
-        "k": rng.normal(size=(T, DK)) / np.sqrt(DK),
-        "v": rng.normal(size=(T, dv)),
-        "q": rng.normal(size=(T, DK)) / np.sqrt(DK),
-    }
-    for gate in gates:
-        value = rng.uniform(0.05, 0.95, size=T)
-        if edges:
-            value[::2] = rng.integers(0, 2, size=T // 2)
-        inputs[gate] = value
-    state = {name: 0.5 * rng.normal(size=(dv, DK)) for name in tensors}
-    return inputs, state
-
-
-def case(rule, gates, tensors, rng, dv, edges):
+def make(settings, seed, dk, dv, tokens, edges=False, rate=1.0):
     """One case as a flat dict of arrays."""
-    inputs, state = draw(rng, gates, tensors, dv, edges)
-    dy = rng.normal(size=(T, dv))
-    dend = {name: rng.normal(size=(dv, DK)) for name in tensors}
+    rule = build(settings, dk, dv)
+    rng = np.random.default_rng(seed)
+    inputs = draw_inputs(rng, rule, tokens, edges, rate)
+    state = draw_state(rng, rule)
+    dy = rng.normal(size=(tokens, dv))
+    dend = {name: rng.normal(size=shape) for name, shape in rule.state.items()}
 
     def objective(inputs, state):
-        reads, end = run(rule, inputs, state)
-        return jnp.sum(dy * reads) + sum(jnp.sum(dend[name] * end[name]) for name in tensors)
+        reads, end = run(rule, inputs, state, tokens)
+        return jnp.sum(dy * reads) + sum(jnp.sum(dend[name] * end[name]) for name in dend), (reads, end)
 
-    reads, end = run(rule, inputs, state)
-    dinputs, dstate = jax.grad(objective, argnums=(0, 1))(inputs, state)
+    gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+    (_, (reads, end)), (dinputs, dstate) = gradient(inputs, state)
     out = {"Y": reads, "dY": dy}
     for group, values in [("in", inputs), ("din", dinputs), ("state0", state), ("end", end)]:
         out |= {f"{group}.{name}": value for name, value in values.items()}
     for group, values in [("dEnd", dend), ("dstate0", dstate)]:
         out |= {f"{group}.{name}": value for name, value in values.items()}
+    bad = [name for name, value in out.items() if not np.all(np.isfinite(value)) or np.max(np.abs(value)) > 1e6]
+    assert not bad, f"{settings}: {bad} out of bounds"
     return out
 
 
-CASES = {
-    "square": dict(dv=DK, edges=False),
-    "narrow": dict(dv=DV_NARROW, edges=False),
-    "square_edges": dict(dv=DK, edges=True),
-    "narrow_edges": dict(dv=DV_NARROW, edges=True),
-}
-
-
-def main(folder):
+def main(folder, chosen):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (name, (rule, gates, tensors)) in enumerate(RULES.items()):
-        arrays = {}
-        for index, (label, options) in enumerate(CASES.items()):
-            rng = np.random.default_rng([number, index])
-            made = case(rule, gates, tensors, rng, **options)
+    for name, cases in CASES.items():
+        if chosen and name not in chosen:
+            continue
+        arrays, settings = {}, {}
+        for index, (label, case) in enumerate(cases.items()):
+            case = dict(case)
+            settings[label] = {"name": name} | case.pop("settings", {})
+            seed = [FIRST.index(name), index] if name in FIRST else crc32(f"{name}.{label}".encode())
+            made = make(settings[label], seed, **case)
             arrays |= {f"{label}.{key}": np.ascontiguousarray(value, np.float64) for key, value in made.items()}
-        save_file(arrays, folder / f"{name}.safetensors")
-        print(f"{name}: {len(arrays)} arrays, {len(CASES)} cases")
+        metadata = {label: json.dumps(rule) for label, rule in settings.items()}
+        save_file(arrays, folder / f"{name}.safetensors", metadata)
+        print(f"{name}: {len(arrays)} arrays, {len(cases)} cases", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

@@ -4,6 +4,7 @@
 //! **Invariant:** this crate never reads a clock, a file, an environment variable or a thread count. The caller
 //! passes buffers and the parallelism.
 
+mod associative;
 mod error;
 mod kernel;
 mod rule;
@@ -16,9 +17,13 @@ pub mod rules;
 pub mod scan;
 pub mod simd;
 
+pub use associative::{AssociativeMemory, PairMemory, gate_defaults, learned_starts, seeded_start};
 pub use error::{Error, Result, expect_len};
 pub use kernel::{Backward, Cotangents, Forward, Kernel, KernelChoice, ReadOnly, Scratch, Sequence};
-pub use rule::{About, Activation, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width, input, named, named_mut};
+pub use rule::{
+    About, Activation, ChunkForm, Dims, HeadDecay, Input, MemoryRule, Start, StateTensor, Width, input, named,
+    named_mut, start_state,
+};
 pub use rules::{AnyRule, RuleVisitor};
 pub use scalar::{Dual, Scalar};
 

@@ -73,6 +73,44 @@ pub enum Activation {
         /// The gate whose complement scales this one: a rate under momentum.
         damped_by: Option<&'static str>,
     },
+    /// `floor + softplus(x w + bias)`: thresholds and coefficients, which are positive.
+    Softplus {
+        /// Lower end of the range.
+        floor: f64,
+        /// Initial biases, one per value and repeated; the weights start small.
+        bias: &'static [f64],
+    },
+    /// `softmax(x w)` over the input's width: latent targets, which are shares of one. No gate: the weights start at
+    /// ordinary size, since equal shares tell a memory nothing.
+    Softmax,
+    /// One number per head that nothing learns, the same for every token.
+    PerHead(HeadDecay),
+}
+
+/// Decays that differ from head to head and are not learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadDecay {
+    /// `1 - 2^(-5 - h)` for head `h`, from 0 [RetNet v4 eq.8].
+    RetNet,
+    /// `exp(-2^(-8 (h + 1) / H))` for head `h` of `H`, the slopes of linear position biases [Lightning v2 sec.3].
+    Lightning,
+}
+
+impl HeadDecay {
+    /// The decay of one head.
+    pub fn of(self, head: usize, heads: usize) -> f64 {
+        match self {
+            HeadDecay::RetNet => 1.0 - 2.0_f64.powi(-5 - head.min(1000) as i32),
+            HeadDecay::Lightning => (-(2.0_f64.powf(-8.0 * (head + 1) as f64 / heads as f64))).exp(),
+        }
+    }
+}
+
+impl Activation {
+    /// True for inputs that are made without convolution, each value from one projection of the block's input.
+    pub fn is_gate(self) -> bool {
+        matches!(self, Activation::Sigmoid { .. } | Activation::Softplus { .. })
+    }
 }
 
 /// One input of a rule.
@@ -127,19 +165,44 @@ pub mod input {
         Input { activation: Activation::Sigmoid { max: 1.0, bias: 0.0, damped_by: Some("momentum") }, ..RATE };
 }
 
+/// What a tensor of the state holds before the first token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Start {
+    /// Zeros.
+    Zero,
+    /// A learned parameter of the model, drawn normal with this standard deviation: memories that would be dead at
+    /// zero.
+    Learned {
+        /// Standard deviation of its own start.
+        deviation: f64,
+    },
+    /// This multiple of the identity; the tensor is square.
+    Identity(f64),
+    /// A learned parameter whose columns start orthonormal, or of unit length where there are more columns than rows.
+    UnitColumns,
+    /// What the tensor with this index starts with.
+    Same(usize),
+}
+
 /// One named tensor of a rule's state. All of them lie one after the other in one flat buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StateTensor {
     /// Name in state files, diffs and Python: `W`, `S`.
     pub name: &'static str,
     /// Shape of one head's tensor, slowest axis first, row-major.
     pub shape: Vec<usize>,
+    /// What it holds before the first token.
+    pub start: Start,
 }
 
 impl StateTensor {
-    /// A matrix `[rows, cols]`.
+    /// A matrix `[rows, cols]` that starts at zero.
     pub fn matrix(name: &'static str, rows: usize, cols: usize) -> Self {
-        Self { name, shape: vec![rows, cols] }
+        Self { name, shape: vec![rows, cols], start: Start::Zero }
+    }
+    /// The same tensor with another start.
+    pub fn starting(self, start: Start) -> Self {
+        Self { start, ..self }
     }
     /// Number of values.
     pub fn len(&self) -> usize {
@@ -149,6 +212,43 @@ impl StateTensor {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What the tensors of one head hold before the first token, one after the other; learned ones at their own start,
+/// drawn with `normal`, which gives numbers of mean zero and variance one.
+pub fn start_state(tensors: &[StateTensor], normal: &mut dyn FnMut() -> f64) -> Vec<f64> {
+    let mut all: Vec<Vec<f64>> = Vec::new();
+    for tensor in tensors {
+        let n = tensor.len();
+        all.push(match tensor.start {
+            Start::Zero => vec![0.0; n],
+            Start::Learned { deviation } => (0..n).map(|_| deviation * normal()).collect(),
+            Start::Identity(scale) => {
+                let side = tensor.shape[0];
+                (0..n).map(|i| if i / side == i % side { scale } else { 0.0 }).collect()
+            }
+            Start::UnitColumns => unit_columns(tensor.shape[0], tensor.shape[1], normal),
+            Start::Same(i) => all[i].clone(),
+        });
+    }
+    all.concat()
+}
+
+/// A random `[rows, columns]` whose columns have unit length; the first `rows` of them are orthogonal.
+fn unit_columns(rows: usize, columns: usize, normal: &mut dyn FnMut() -> f64) -> Vec<f64> {
+    let mut list: Vec<Vec<f64>> = Vec::new();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    for c in 0..columns {
+        let mut x: Vec<f64> = (0..rows).map(|_| normal()).collect();
+        for other in list.iter().take(if c < rows { c } else { 0 }) {
+            let along = dot(&x, other);
+            x.iter_mut().zip(other).for_each(|(x, o)| *x -= along * o);
+        }
+        let length = dot(&x, &x).sqrt();
+        x.iter_mut().for_each(|x| *x /= length);
+        list.push(x);
+    }
+    (0..rows * columns).map(|i| list[i % columns][i / columns]).collect()
 }
 
 /// Whether a rule has a form that takes many tokens at once.
@@ -171,6 +271,8 @@ pub struct About {
     pub source: &'static str,
     /// Knob 1: the shape of the memory.
     pub structure: &'static str,
+    /// What keys and queries pass through before the memory sees them; `none` for themselves.
+    pub features: &'static str,
     /// Knob 2: the inner loss.
     pub bias: &'static str,
     /// Knob 3: how the past is kept.
@@ -192,11 +294,36 @@ pub struct About {
 pub trait MemoryRule:
     Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
 {
-    /// Name in configs, files and documents.
+    /// Name of the type in configs, files and documents.
     const NAME: &'static str;
     /// Fused `f32` forward/backward pairs over whole sequences; each must equal the reference.
     const KERNELS: &'static [Kernel<Self>] = &[];
 
+    /// Name of this configuration: [`MemoryRule::NAME`], or that of the preset that it started from.
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+    /// This configuration under the name of another one of its type.
+    fn named_like(self, _other: &Self) -> Self {
+        self
+    }
+    /// Named configurations of this type, besides its default: each is a rule of the registry too.
+    fn presets() -> Vec<Self> {
+        Vec::new()
+    }
+    /// Why this configuration may grow beyond all bounds under gates that a mixer makes; `None` if it does not.
+    fn unbounded(&self) -> Option<&'static str> {
+        None
+    }
+    /// This rule with chunks so short that a stream of some dozen tokens crosses several of their borders: what the
+    /// checks of short streams look at. Itself, for rules without long chunks.
+    fn brief(&self) -> Self {
+        self.clone()
+    }
+    /// True if a token reads the memory as it was before its own write.
+    fn reads_first(&self) -> bool {
+        false
+    }
     /// What documentation says of it.
     fn about(&self) -> About;
     /// What a token brings, in the order in which every function takes it.
@@ -238,10 +365,17 @@ pub trait MemoryRule:
         dstate: &mut [F],
     );
 
-    /// One token: write, then read what was written (`post`).
+    /// One token: write, then read what was written; the other way round where the rule [reads first].
+    ///
+    /// [reads first]: MemoryRule::reads_first
     fn step<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F], y: &mut [F]) {
-        self.write(d, pos, x, state);
-        self.read(d, pos, x, state, y);
+        if self.reads_first() {
+            self.read(d, pos, x, state, y);
+            self.write(d, pos, x, state);
+        } else {
+            self.write(d, pos, x, state);
+            self.read(d, pos, x, state, y);
+        }
     }
     /// Transpose of [`MemoryRule::step`]; `prev` is state_{t-1}, `dy` the gradient of the read.
     /// In: `dstate` = dL/dstate_t. Out: dL/dstate_{t-1}.
@@ -255,6 +389,11 @@ pub trait MemoryRule:
         dx: &mut [&mut [F]],
         dstate: &mut [F],
     ) {
+        if self.reads_first() {
+            self.write_backward(d, pos, x, prev, dx, dstate);
+            self.read_backward(d, pos, x, prev, dy, dx, dstate);
+            return;
+        }
         let mut post = prev.to_vec();
         self.write(d, pos, x, &mut post);
         self.read_backward(d, pos, x, &post, dy, dx, dstate);

@@ -39,6 +39,12 @@ pub trait Scalar:
     fn sqrt(self) -> Self;
     /// Hyperbolic tangent.
     fn tanh(self) -> Self;
+    /// Error function.
+    fn erf(self) -> Self;
+    /// Sine.
+    fn sin(self) -> Self;
+    /// Cosine.
+    fn cos(self) -> Self;
     /// The same value as a constant: derivatives stop here.
     fn detach(self) -> Self;
     /// The value of `hard` with the derivative of `soft`: how a surrogate gradient is declared.
@@ -65,6 +71,10 @@ pub trait Scalar:
     fn silu(self) -> Self {
         self * self.sigmoid()
     }
+    /// `ln(1 + e^self)`, without overflow.
+    fn softplus(self) -> Self {
+        if self.value() > 0.0 { self + (Self::one() + (-self).exp()).ln() } else { (Self::one() + self.exp()).ln() }
+    }
     /// The derivative of [`Scalar::silu`].
     fn silu_slope(self) -> Self {
         let s = self.sigmoid();
@@ -77,7 +87,7 @@ pub trait Scalar:
 }
 
 macro_rules! real {
-    ($($F:ident),*) => {$(
+    ($($F:ident $erf:path),*) => {$(
         impl Scalar for $F {
             fn from_f64(x: f64) -> Self { x as $F }
             fn value(self) -> f64 { f64::from(self) }
@@ -85,12 +95,15 @@ macro_rules! real {
             fn ln(self) -> Self { $F::ln(self) }
             fn sqrt(self) -> Self { $F::sqrt(self) }
             fn tanh(self) -> Self { $F::tanh(self) }
+            fn erf(self) -> Self { $erf(self) }
+            fn sin(self) -> Self { $F::sin(self) }
+            fn cos(self) -> Self { $F::cos(self) }
             fn detach(self) -> Self { self }
             fn straight_through(hard: Self, _soft: Self) -> Self { hard }
         }
     )*};
 }
-real!(f32, f64);
+real!(f32 libm::erff, f64 libm::erf);
 
 /// A dual number `re + eps * E` with `E^2 = 0`: `eps` is the exact derivative of `re` along one direction.
 #[derive(Clone, Copy, Debug, Default)]
@@ -197,6 +210,16 @@ impl<F: Scalar> Scalar for Dual<F> {
         let re = self.re.tanh();
         Self::new(re, self.eps * (F::one() - re * re))
     }
+    fn erf(self) -> Self {
+        let slope = F::from_f64(2.0 / std::f64::consts::PI.sqrt()) * (-(self.re * self.re)).exp();
+        Self::new(self.re.erf(), self.eps * slope)
+    }
+    fn sin(self) -> Self {
+        Self::new(self.re.sin(), self.eps * self.re.cos())
+    }
+    fn cos(self) -> Self {
+        Self::new(self.re.cos(), -(self.eps * self.re.sin()))
+    }
     fn detach(self) -> Self {
         Self::new(self.re.detach(), F::zero())
     }
@@ -222,6 +245,11 @@ mod tests {
             (derivative(Scalar::ln, x), 1.0 / x),
             (derivative(Scalar::sqrt, x), 0.5 / x.sqrt()),
             (derivative(Scalar::tanh, x), 1.0 - x.tanh().powi(2)),
+            (derivative(Scalar::erf, x), 2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp()),
+            (derivative(Scalar::sin, x), x.cos()),
+            (derivative(Scalar::cos, x), -x.sin()),
+            (derivative(Scalar::softplus, x), s),
+            (derivative(Scalar::softplus, -x), 1.0 - s),
             (derivative(Scalar::sigmoid, x), s * (1.0 - s)),
             (derivative(Scalar::sigmoid, -x), s * (1.0 - s)),
             (derivative(|x| x * x / (x + Dual::one()), x), (x * x + 2.0 * x) / (x + 1.0).powi(2)),

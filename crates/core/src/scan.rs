@@ -22,8 +22,8 @@ use arrayvec::ArrayVec;
 
 /// Tokens between two kept states of a training pass.
 pub const CHECKPOINT_TOKENS: usize = 64;
-/// The most inputs that a rule may list.
-pub const MAX_INPUTS: usize = 12;
+/// The most inputs that a rule may list: four inner steps of the generic rule bring 18.
+pub const MAX_INPUTS: usize = 18;
 
 /// A short list without allocation, one entry per input.
 pub type PerInput<T> = ArrayVec<T, MAX_INPUTS>;

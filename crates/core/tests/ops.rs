@@ -9,9 +9,9 @@ use hecate_core::ops::attention::{carry, store};
 use hecate_core::ops::conv::push_tail;
 use hecate_core::ops::rope::{frequencies, table, table_into};
 use hecate_core::ops::{
-    AttentionShape, ConvShape, GateSpec, HeadShape, KEY_BLOCK, LinearShape, MlpKind, NORM_EPS, Ops, Reference,
+    AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, KEY_BLOCK, LinearShape, MlpKind, NORM_EPS, Ops, Reference,
 };
-use hecate_core::{AnyRule, Dims, Dual, Error, scan};
+use hecate_core::{AnyRule, Dims, Dual, Error, HeadDecay, scan};
 
 const REFERENCE: fn() -> Reference<f64> = Reference::new;
 
@@ -174,7 +174,7 @@ fn a_tail_keeps_the_newest_inputs_also_of_calls_shorter_than_itself() {
 
 #[test]
 fn gates_are_scaled_sigmoids_and_a_damped_one_meets_the_complement_of_another() {
-    let gate = |max, damped_by| GateSpec { width: 1, max, damped_by };
+    let gate = |max, damped_by| GateSpec { width: 1, kind: GateKind::Sigmoid { max, damped_by } };
     let gates = [gate(0.5, Some(1)), gate(1.0, None)];
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     // Rows hold rate of both heads, then momentum of both heads.
@@ -184,6 +184,41 @@ fn gates_are_scaled_sigmoids_and_a_damped_one_meets_the_complement_of_another() 
     let rate = |pre: f64, momentum: f64| 0.5 * sigmoid(pre) * (1.0 - sigmoid(momentum));
     close(&out[..4], &[rate(1.1, 3.3), rate(1.5, 3.7), rate(2.2, 4.4), rate(2.6, 4.8)]);
     close(&out[4..], &[3.3, 3.7, 4.4, 4.8].map(sigmoid));
+}
+
+#[test]
+fn a_narrow_gate_damps_every_channel_of_a_wide_one_and_constants_take_no_column() {
+    let gates = [
+        GateSpec { width: 1, kind: GateKind::PerHead(HeadDecay::RetNet) },
+        GateSpec { width: 2, kind: GateKind::Sigmoid { max: 0.5, damped_by: Some(2) } },
+        GateSpec { width: 1, kind: GateKind::Sigmoid { max: 1.0, damped_by: None } },
+    ];
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    // One token: both channels of head 0, of head 1, then the momentum of both heads.
+    let (pre, bias) = ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.0; 6]);
+    let mut out = [0.0; 8];
+    REFERENCE().gates_forward(&gates, 1, 2, &pre, &bias, &mut out);
+    let rate = |pre: f64, momentum: f64| 0.5 * sigmoid(pre) * (1.0 - sigmoid(momentum));
+    close(&out[..2], &[1.0 - 1.0 / 32.0, 1.0 - 1.0 / 64.0]);
+    close(&out[2..6], &[rate(0.1, 0.5), rate(0.2, 0.5), rate(0.3, 0.6), rate(0.4, 0.6)]);
+    close(&out[6..], &[0.5, 0.6].map(sigmoid));
+}
+
+#[test]
+fn positive_gates_lie_above_their_floor_and_shares_add_up_to_one() {
+    let gates = [
+        GateSpec { width: 1, kind: GateKind::Softplus { floor: 0.25 } },
+        GateSpec { width: 3, kind: GateKind::Softmax },
+    ];
+    let mut out = [0.0; 8];
+    // Two tokens of one head; the largest numbers would overflow without a shift.
+    let pre = [0.0, 1.0, 2.0, 3.0, -800.0, 900.0, 900.0, 0.0];
+    REFERENCE().gates_forward(&gates, 2, 1, &pre, &[1.0, 0.0, 0.0, 0.0], &mut out);
+    let shares = [1.0_f64, 2.0, 3.0].map(f64::exp);
+    let sum: f64 = shares.iter().sum();
+    close(&out[..2], &[0.25 + (1.0 + 1.0_f64.exp()).ln(), 0.25]);
+    close(&out[2..5], &shares.map(|x| x / sum));
+    close(&out[5..], &[0.5, 0.5, 0.0]);
 }
 
 #[test]

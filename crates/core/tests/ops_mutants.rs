@@ -1,7 +1,9 @@
 //! The tester is tested: ops that are wrong in one place, which the checks of `conformance::ops` must reject.
 
 use hecate_core::conformance::ops::{KERNEL_TOLERANCE, OpCase, check_exact, measure, small_cases};
-use hecate_core::ops::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Reference};
+use hecate_core::ops::{
+    AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Reference,
+};
 use hecate_core::scan::{ScanShape, Write};
 use hecate_core::{AnyRule, Dual, Result, Scalar};
 
@@ -21,6 +23,8 @@ enum Wrong {
     ConvForgetsTheTail,
     ConvForgetsTheLength,
     GatesForgetDamping,
+    GatesForgetTheSum,
+    GatesTakeSoftplusForSigmoid,
     RopeTurnsOn,
     AttentionForgetsOldKeys,
     AttentionSeesOneKeyMore,
@@ -32,7 +36,7 @@ enum Wrong {
     ScanForgetsTheState,
 }
 
-const ALL: [Wrong; 16] = [
+const ALL: [Wrong; 18] = [
     Wrong::EmbeddingOverwrites,
     Wrong::LinearForgetsAnEntry,
     Wrong::TransposedIsOff,
@@ -40,6 +44,8 @@ const ALL: [Wrong; 16] = [
     Wrong::ConvForgetsTheTail,
     Wrong::ConvForgetsTheLength,
     Wrong::GatesForgetDamping,
+    Wrong::GatesForgetTheSum,
+    Wrong::GatesTakeSoftplusForSigmoid,
     Wrong::RopeTurnsOn,
     Wrong::AttentionForgetsOldKeys,
     Wrong::AttentionSeesOneKeyMore,
@@ -140,7 +146,19 @@ impl<F: Scalar> Ops for Mutant<F> {
     ) {
         let mut gates = gates.to_vec();
         if self.wrong == Wrong::GatesForgetDamping {
-            gates.iter_mut().for_each(|gate| gate.damped_by = None);
+            let forget = |kind| match kind {
+                GateKind::Sigmoid { max, .. } => GateKind::Sigmoid { max, damped_by: None },
+                kind => kind,
+            };
+            gates.iter_mut().for_each(|gate| gate.kind = forget(gate.kind));
+        }
+        let plain = GateKind::Sigmoid { max: 1.0, damped_by: None };
+        for gate in &mut gates {
+            gate.kind = match (self.wrong, gate.kind) {
+                (Wrong::GatesForgetTheSum, GateKind::Softmax) => plain,
+                (Wrong::GatesTakeSoftplusForSigmoid, GateKind::Softplus { .. }) => plain,
+                (_, kind) => kind,
+            };
         }
         self.right.gates_backward(&gates, tokens, heads, pre, bias, dout, dpre, dbias);
     }
@@ -281,7 +299,9 @@ fn an_error_in_one_place_does_not_fail_other_ops() {
     for case in rejected(Wrong::ConvForgetsTheTail) {
         assert!(matches!(case, OpCase::Conv(s) if s.taps > 1), "{case}");
     }
-    for case in rejected(Wrong::GatesForgetDamping) {
-        assert!(matches!(case, OpCase::Gates { .. }), "{case}");
+    for wrong in [Wrong::GatesForgetDamping, Wrong::GatesForgetTheSum, Wrong::GatesTakeSoftplusForSigmoid] {
+        for case in rejected(wrong) {
+            assert!(matches!(case, OpCase::Gates { .. }), "{case}");
+        }
     }
 }

@@ -30,6 +30,8 @@ pub enum Command {
     Rules(Rules),
     /// Measure this machine and the kernels on it.
     Bench(Bench),
+    /// Run an experiment on what memories can do, or list the experiments.
+    Experiment(Experiment),
     /// Say what this machine offers and whether everything works here.
     Doctor(Doctor),
     /// Print a completion script for a shell.
@@ -169,6 +171,26 @@ pub struct Bench {
     /// Only rows whose name contains this.
     pub filter: Option<String>,
     /// Print the table as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `experiment`.
+#[derive(Debug, Args)]
+pub struct Experiment {
+    /// Which one, or `all`; the list where absent.
+    pub name: Option<String>,
+    /// Seeds, where something is left to chance.
+    #[arg(long, value_name = "N", default_value_t = hecate_train::experiment::SEEDS as u16,
+        value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub seeds: u16,
+    /// Where the figures are written.
+    #[arg(long, value_name = "FOLDER", default_value = "runs/experiments")]
+    pub out: PathBuf,
+    /// Print a document with tables, verdicts and figures.
+    #[arg(long, conflicts_with = "json", requires = "name")]
+    pub markdown: bool,
+    /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
 }

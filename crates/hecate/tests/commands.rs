@@ -39,9 +39,35 @@ fn a_trained_model_generates_evaluates_and_is_inspected() {
 }
 
 #[test]
+fn a_second_stage_goes_on_from_the_first_and_says_what_it_trains() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let stage = |chunk: usize| {
+        let rule = format!("{{name=\"titans_mlp\",chunk={chunk}}}");
+        format!("model.blocks=[{{mixer={{type=\"memory\",heads=2,rule={rule}}},channel={{type=\"mlp\"}}}}]")
+    };
+    let (first, second) = (stage(16), stage(4));
+    train(dir.path(), "first", 4, &["train.reset_every=2", &first]);
+    let args = ["train.from=first", "train.only=[\"*.mixer.*\"]", second.as_str()];
+    let line = [&["train", "default"], TINY, &["train.steps=3"], &args, &["--data", "text.txt", "--out", "second"]];
+    let out = run(dir.path(), &line.concat());
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && said.contains("trained, "), "{said}");
+    let line = said.lines().find(|l| l.starts_with("trained, ")).unwrap();
+    assert!(line.contains("blocks.0.mixer.start.W1") && !line.contains("embedding"), "{line}");
+    assert!(succeed(dir.path(), &["inspect", "second"]).contains("blocks.0.mixer.start.W2"));
+    // Both halves of a session with a deep memory are the whole, files in between.
+    let json = |args: &[&str]| serde_json::from_str::<serde_json::Value>(&succeed(dir.path(), args)).unwrap();
+    let once = json(&["generate", "second", "--prompt", "line", "-n", "40", "--state", "once", "--json"]);
+    json(&["generate", "second", "--prompt", "line", "-n", "20", "--state", "twice", "--json"]);
+    let twice = json(&["generate", "second", "-n", "20", "--state", "twice", "--json"]);
+    assert_eq!(once["state_sha256"], twice["state_sha256"]);
+}
+
+#[test]
 fn tables_help_completions_and_the_manual_are_there() {
     let dir = tempfile::tempdir().unwrap();
-    for name in hecate_core::AnyRule::NAMES {
+    for name in hecate_core::AnyRule::names() {
         assert!(succeed(dir.path(), &["rules"]).contains(name));
     }
     assert!(succeed(dir.path(), &["rules", "--markdown"]).starts_with("| rule"));
@@ -49,6 +75,26 @@ fn tables_help_completions_and_the_manual_are_there() {
     let manual = succeed(dir.path(), &["man"]);
     assert!(manual.contains(".TH") && manual.contains("dry\\-run"), "{manual}");
     assert!(succeed(dir.path(), &["doctor"]).contains("works"));
+}
+
+#[test]
+fn an_experiment_gives_numbers_verdicts_and_a_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = succeed(dir.path(), &["experiment"]);
+    assert!(list.contains("overwriting") && list.contains("parity_trained"), "{list}");
+    let text = succeed(dir.path(), &["experiment", "overwriting", "--seeds", "2", "--out", "figures"]);
+    assert!(text.contains("holds: ") && text.contains("2 seeds"), "{text}");
+    let figure = String::from_utf8(bytes(dir.path(), "figures/overwriting.svg")).unwrap();
+    assert!(figure.starts_with("<svg") && figure.contains("Hebbian"));
+    let json = succeed(dir.path(), &["experiment", "overwriting", "--seeds", "2", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["seeds"], 2);
+    assert!(json["musts"].as_array().unwrap().iter().all(|m| m["holds"].is_boolean() && m["measured"].is_string()));
+    assert!(json["table"]["rows"][0][1]["mean"].as_f64().unwrap() > 1.0, "{json}");
+    assert!(dir.path().join("runs/experiments/overwriting.svg").exists());
+    let document = succeed(dir.path(), &["experiment", "overwriting", "--seeds", "2", "--markdown"]);
+    assert!(document.contains("| experiment | must |") && document.contains("](experiments/overwriting.svg)"));
+    assert!(refuse(dir.path(), &["experiment", "overwritin"]).contains("overwriting"));
 }
 
 #[test]
@@ -76,6 +122,8 @@ fn mistakes_end_in_one_line_that_names_the_remedy() {
         (&["train", "optimizer.weight_decy=0.1"], "weight_decay"),
         (&["train", "sample.top_p=3"], "sample.top_p"),
         (&["train", "--data", "nowhere"], "nowhere"),
+        (&["train", "train.from=nowhere"], "nowhere"),
+        (&["train", "train.only=[\"*.memoy.*\"]"], "blocks.0.mixer.memory.k.weight"),
         (&["train", "--data", "short.txt"], "short.txt"),
         (&["train", "--resume", "nowhere"], "nowhere"),
         (&["generate", "nowhere"], "nowhere"),

@@ -232,8 +232,9 @@ impl Model {
     /// Forward and backward over one sequence: the losses `[T]` in nats, and the gradients of their weighted sum.
     ///
     /// `weight` multiplies every token's loss (1 / tokens of the step gives the mean). The state advances; its value at
-    /// the start of the call is a constant, so the gradient is cut there. `grads` is laid out like the parameters and
-    /// is **added into**.
+    /// the start of the call is a constant, so the gradient is cut there. A call at position 0 starts from what the
+    /// weights say, and gives learned starts their gradient; later calls give them none. `grads` is laid out like the
+    /// parameters and is **added into**.
     ///
     /// # Errors
     /// [`Error::Token`] before anything is written; [`Error::NonFinite`] with the place.

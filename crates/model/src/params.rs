@@ -2,7 +2,7 @@
 
 use crate::buffer::{Buffer, place};
 use crate::rng::Rng;
-use hecate_core::Scalar;
+use hecate_core::{Scalar, Start, StateTensor, start_state};
 use std::ops::Range;
 
 /// How the optimizer treats a tensor.
@@ -18,6 +18,8 @@ pub enum Kind {
     Gate,
     /// A short convolution: not decayed.
     Conv,
+    /// What a memory starts from: not decayed, since zero may be a dead start.
+    Start,
 }
 
 impl Kind {
@@ -48,6 +50,8 @@ pub enum Init {
     Row(Vec<f64>),
     /// A causal convolution that starts near the identity: 1 on the newest tap, normal noise on the others.
     NewestTap(f64),
+    /// Matrices `[.., rows, columns]` whose columns have unit length; the first `rows` of each are orthogonal.
+    UnitColumns,
 }
 
 /// One named tensor.
@@ -94,6 +98,10 @@ impl ParamLayout {
         let mut data = Buffer::zeros(self.len);
         for spec in &self.specs {
             let mut rng = Rng::new(seed, &spec.name);
+            if spec.init == Init::UnitColumns {
+                fill_unit_columns(spec, &mut rng, &mut data[spec.range.clone()]);
+                continue;
+            }
             let cols = spec.shape.last().copied().unwrap_or(1).max(1);
             let newest = spec.range.len() - cols.min(spec.range.len());
             for (i, x) in data[spec.range.clone()].iter_mut().enumerate() {
@@ -102,10 +110,21 @@ impl ParamLayout {
                     Init::Constant(c) => *c,
                     Init::Row(row) => row[i % cols],
                     Init::NewestTap(std) => std * rng.normal() + if i >= newest { 1.0 } else { 0.0 },
+                    Init::UnitColumns => unreachable!("drawn as a whole"),
                 });
             }
         }
         Params { data }
+    }
+}
+
+/// See [`Init::UnitColumns`].
+fn fill_unit_columns<F: Scalar>(spec: &ParamSpec, rng: &mut Rng, data: &mut [F]) {
+    let shape = spec.shape[spec.shape.len() - 2..].to_vec();
+    let tensor = StateTensor { name: "", shape, start: Start::UnitColumns };
+    for matrix in data.chunks_exact_mut(tensor.len().max(1)) {
+        let values = start_state(std::slice::from_ref(&tensor), &mut || rng.normal());
+        matrix.iter_mut().zip(values).for_each(|(x, v)| *x = F::from_f64(v));
     }
 }
 

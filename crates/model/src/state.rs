@@ -19,7 +19,7 @@ pub const FORMAT: u32 = 1;
 const WHAT: &str = "state file";
 
 /// One part of a state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StateSpec {
     /// Name, or the prefix of the names where a memory holds several tensors.
     pub name: String,
@@ -30,7 +30,7 @@ pub struct StateSpec {
 }
 
 /// What a part of a state holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// One tensor of this shape.
     Tensor(Vec<usize>),
@@ -44,7 +44,7 @@ pub enum Content {
 }
 
 /// All parts of a state, in the order of the flat buffer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateLayout {
     /// The parts.
     pub specs: Vec<StateSpec>,
@@ -131,7 +131,8 @@ pub struct State<F> {
 }
 
 impl<F: Scalar> State<F> {
-    /// The state before the first token.
+    /// The state before the first token: zeros. What a memory starts from is part of the weights, and the call that
+    /// takes the first token puts it in.
     pub fn new(layout: Arc<StateLayout>) -> Self {
         let data = Buffer::zeros(layout.len);
         Self { layout, data, position: 0, pending: None }

@@ -58,7 +58,8 @@ pub fn from_bytes(layout: &ParamLayout, config: &ModelConfig, bytes: Vec<u8>) ->
 ///
 /// # Errors
 /// [`Error::Format`] if the library refuses.
-pub fn encode_optimizer<'a>(layout: &ParamLayout, optimizer: &'a AdamW) -> Result<Encoding<'a>> {
+pub fn encode_optimizer(optimizer: &AdamW) -> Result<Encoding<'_>> {
+    let layout = optimizer.layout();
     let header = BTreeMap::from([
         ("format".to_string(), format!("hecate-adamw {OPTIMIZER_FORMAT}")),
         ("steps".to_string(), optimizer.steps.to_string()),
@@ -71,12 +72,13 @@ pub fn encode_optimizer<'a>(layout: &ParamLayout, optimizer: &'a AdamW) -> Resul
 /// Reads [`encode_optimizer`] back into `optimizer`.
 ///
 /// # Errors
-/// [`Error::Format`] if it is another file or does not fit the model.
-pub fn optimizer_from_bytes(layout: &ParamLayout, bytes: Vec<u8>, optimizer: &mut AdamW) -> Result<()> {
+/// [`Error::Format`] if it is another file or does not hold exactly the tensors that `optimizer` trains.
+pub fn optimizer_from_bytes(bytes: Vec<u8>, optimizer: &mut AdamW) -> Result<()> {
+    let layout = optimizer.layout().clone();
     let file = open(bytes, OPTIMIZER, &format!("hecate-adamw {OPTIMIZER_FORMAT}"))?;
     let steps = file.metadata().get("steps").and_then(|s| s.parse().ok());
     let steps = steps.ok_or_else(|| refused(OPTIMIZER, "`steps` is not a number".into()))?;
-    read(layout, OPTIMIZER, &file, &mut [("m.", &mut optimizer.m), ("v.", &mut optimizer.v)])?;
+    read(&layout, OPTIMIZER, &file, &mut [("m.", &mut optimizer.m), ("v.", &mut optimizer.v)])?;
     optimizer.steps = steps;
     Ok(())
 }

@@ -1,36 +1,66 @@
 //! A tiny model of every mixer and channel, differentiated exactly as a whole.
 
 use hecate_core::ops::{Ops, Reference};
-use hecate_core::{AnyRule, Dual, Scalar};
+use hecate_core::{AnyRule, Dims, Dual, Scalar};
 use hecate_model::config::{
     AttentionConfig, BlockConfig, ChannelConfig, MagConfig, MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig,
 };
 use hecate_model::rng::Rng;
-use hecate_model::{Access, Logits, Model, ModelConfig, Params, State, Tape, Workspace};
+use hecate_model::{Access, Kind, Logits, Model, ModelConfig, ParamSpec, Params, State, Tape, Workspace};
 
 fn attention() -> AttentionConfig {
     AttentionConfig { heads: 2, kv_heads: Some(1), window: Some(3), ..AttentionConfig::default() }
 }
 
+/// A memory of two heads, whose keys and values are of different widths where the rule takes that.
 fn memory(rule: AnyRule) -> MemoryConfig {
-    MemoryConfig { rule, heads: 2, key_width: Some(3), value_width: Some(4), conv: 3 }
+    let dk = if rule.check(Dims::new(3, 4)).is_ok() { 3 } else { 4 };
+    MemoryConfig { rule, heads: 2, key_width: Some(dk), value_width: Some(4), conv: 3 }
 }
 
-/// Every mixer with every channel, and every rule in every mixer that takes one.
+fn named(rule: &str) -> AnyRule {
+    AnyRule::named(rule).unwrap()
+}
+
+/// Rules for every way in which a memory can be part of a model: a state that starts at zero and one that is learned,
+/// alone and with momentum and anchors; gates damped, of other kinds, and constant per head.
+fn mechanisms() -> Vec<AnyRule> {
+    let table = |text: &str| serde_json::from_str(text).unwrap();
+    vec![
+        named("titans"),
+        named("titans_mlp"),
+        table(r#"{"name": "titans_mlp", "chunk": 4, "structure": {"name": "mlp", "layers": 3}}"#),
+        table(r#"{"name": "miras", "window": 3, "algorithm": "momentum"}"#),
+        table(r#"{"name": "miras", "gates": "value", "retention": "l2_anchor", "chunk": 4}"#),
+        table(r#"{"name": "miras", "steps": 2}"#),
+    ]
+}
+
+/// Every mixer with every channel, every mechanism in every mixer that takes a memory, and every rule alone.
 fn configs() -> Vec<ModelConfig> {
-    let mut mixers = vec![MixerConfig::Attention(attention())];
-    for rule in AnyRule::all() {
-        mixers.push(MixerConfig::Memory(memory(rule.clone())));
-        mixers.push(MixerConfig::Mag(MagConfig { attention: attention(), memory: memory(rule) }));
-    }
-    let gated = ChannelConfig::Mlp(MlpConfig { hidden: Some(5), kind: MlpKindConfig::Gated });
-    let gelu = ChannelConfig::Mlp(MlpConfig { hidden: Some(5), kind: MlpKindConfig::Gelu });
+    let (alone, gated, gelu) = (
+        ChannelConfig::None,
+        ChannelConfig::Mlp(MlpConfig { hidden: Some(5), kind: MlpKindConfig::Gated }),
+        ChannelConfig::Mlp(MlpConfig { hidden: Some(5), kind: MlpKindConfig::Gelu }),
+    );
+    let mag = |rule| MixerConfig::Mag(MagConfig { attention: attention(), memory: memory(rule) });
     let mut out = Vec::new();
-    for mixer in mixers {
-        for (channel, tie_embeddings) in [(gated.clone(), false), (gelu.clone(), true), (ChannelConfig::None, false)] {
-            let blocks = vec![BlockConfig { repeat: 1, mixer: mixer.clone(), channel }];
-            out.push(ModelConfig { vocab: 7, width: 8, context: 9, tie_embeddings, blocks, ..ModelConfig::default() });
+    let mut add = |mixer: MixerConfig, channel: &ChannelConfig, tie_embeddings| {
+        let blocks = vec![BlockConfig { repeat: 1, mixer, channel: channel.clone() }];
+        out.push(ModelConfig { vocab: 7, width: 8, context: 9, tie_embeddings, blocks, ..ModelConfig::default() });
+    };
+    for mixer in
+        [MixerConfig::Attention(attention()), MixerConfig::Memory(memory(named("titans"))), mag(named("titans"))]
+    {
+        for (channel, tie_embeddings) in [(&gated, false), (&gelu, true), (&alone, false)] {
+            add(mixer.clone(), channel, tie_embeddings);
         }
+    }
+    for rule in mechanisms() {
+        add(mag(rule), &alone, true);
+    }
+    for rule in AnyRule::all().into_iter().chain(mechanisms()) {
+        add(MixerConfig::Memory(memory(rule)), &alone, true);
     }
     out
 }
@@ -41,42 +71,60 @@ fn lift<F: Scalar>(x: &[f64]) -> Vec<F> {
     x.iter().map(|&x| F::from_f64(x)).collect()
 }
 
-/// Losses and gradients of the second half of the stream, the first half only moves the state.
-fn run<O: Ops>(ops: &O, model: &Model, params: &Params<O::F>) -> (Vec<O::F>, Vec<O::F>) {
+/// Losses and gradients of nine tokens of the stream; `before` tokens before them only move the state.
+fn run<O: Ops>(ops: &O, model: &Model, params: &Params<O::F>, before: usize) -> (Vec<O::F>, Vec<O::F>) {
     let mut state = model.new_state();
     let mut ws = Workspace::default();
-    model.forward(ops, params, &mut state, &TOKENS[..6], &Access::Learn, Logits::Last, &mut ws).unwrap();
+    model.forward(ops, params, &mut state, &TOKENS[..before], &Access::Learn, Logits::Last, &mut ws).unwrap();
     let mut constant: State<O::F> = state.clone();
     constant.data.iter_mut().for_each(|x| *x = x.detach());
     let mut losses = vec![O::F::zero(); 9];
     let mut grads = vec![O::F::zero(); model.params().len];
     let weight = O::F::from_f64(0.25);
     let mut tape = Tape::default();
-    let (x, y) = (&TOKENS[6..15], &TOKENS[7..16]);
+    let (x, y) = (&TOKENS[before..before + 9], &TOKENS[before + 1..before + 10]);
     model.train(ops, params, &mut constant, x, y, weight, &mut losses, &mut grads, &mut tape).unwrap();
     (losses, grads)
 }
 
+/// The two ends of the transpose identity for one tensor, and the scale of their terms.
+fn both_sides(model: &Model, params: &Params<f64>, grads: &[f64], spec: &ParamSpec, before: usize) -> [f64; 3] {
+    // One direction per tensor, so that a mistake names its tensor.
+    let mut rng = Rng::new(11, &spec.name);
+    let mut data: Vec<Dual<f64>> = lift(&params.data);
+    let direction: Vec<f64> = spec.range.clone().map(|_| rng.normal()).collect();
+    for (p, d) in data[spec.range.clone()].iter_mut().zip(&direction) {
+        p.eps = *d;
+    }
+    let (losses, _) = run(&Reference::<Dual<f64>>::new(), model, &Params { data: data.into() }, before);
+    let forward: f64 = losses.iter().map(|l| 0.25 * l.eps).sum();
+    let terms = grads[spec.range.clone()].iter().zip(&direction).map(|(g, d)| g * d);
+    let (backward, scale) = terms.fold((0.0, 1e-3), |(s, a), t| (s + t, a + t.abs()));
+    [forward, backward, scale]
+}
+
+/// From the first token, where learned starts have a gradient, and from a later one, inside a chunk, where they have
+/// none.
 #[test]
 fn gradients_of_whole_models_are_exact() {
     for config in configs() {
         let model = Model::new(&config).unwrap();
         let params: Params<f64> = model.params().init(3);
-        let (_, grads) = run(&Reference::<f64>::new(), &model, &params);
-        for spec in &model.params().specs {
-            // One direction per tensor, so that a mistake names its tensor.
-            let mut rng = Rng::new(11, &spec.name);
-            let mut data: Vec<Dual<f64>> = lift(&params.data);
-            let direction: Vec<f64> = spec.range.clone().map(|_| rng.normal()).collect();
-            for (p, d) in data[spec.range.clone()].iter_mut().zip(&direction) {
-                p.eps = *d;
+        for before in [0, 6] {
+            let (_, grads) = run(&Reference::<f64>::new(), &model, &params, before);
+            for spec in &model.params().specs {
+                let [forward, backward, scale] = both_sides(&model, &params, &grads, spec, before);
+                let error = (forward - backward).abs();
+                assert!(
+                    error <= 1e-10 * scale,
+                    "{} after {before}: {forward} {backward}\n{:?}",
+                    spec.name,
+                    config.blocks
+                );
+                if before > 0 && spec.kind == Kind::Start {
+                    assert!(grads[spec.range.clone()].iter().all(|&g| g == 0.0), "{}", spec.name);
+                }
             }
-            let (losses, _) = run(&Reference::<Dual<f64>>::new(), &model, &Params { data: data.into() });
-            let forward: f64 = losses.iter().map(|l| 0.25 * l.eps).sum();
-            let terms = grads[spec.range.clone()].iter().zip(&direction).map(|(g, d)| g * d);
-            let (backward, scale) = terms.fold((0.0, 1e-3), |(s, a), t| (s + t, a + t.abs()));
-            let error = (forward - backward).abs();
-            assert!(error <= 1e-10 * scale, "{}: {forward} {backward}\n{:?}", spec.name, config.blocks);
         }
     }
 }
@@ -86,13 +134,24 @@ fn every_parameter_is_alive_at_its_default_start() {
     for config in configs() {
         let model = Model::new(&config).unwrap();
         let params: Params<f64> = model.params().init(5);
-        let (_, grads) = run(&Reference::<f64>::new(), &model, &params);
+        let [start, middle] = [0, 6].map(|before| run(&Reference::<f64>::new(), &model, &params, before).1);
         for spec in &model.params().specs {
             let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let grads = if spec.kind == Kind::Start { &start } else { &middle };
             // Relative effect: how much the loss moves when the tensor moves by its own size.
             let effect = norm(&grads[spec.range.clone()]) * norm(&params.data[spec.range.clone()]).max(1e-2);
             assert!(effect > 1e-4, "{} has no effect ({effect:e}) in {:?}", spec.name, config.blocks);
         }
+    }
+}
+
+#[test]
+fn a_config_is_read_as_it_was_written_rules_and_all() {
+    for config in configs() {
+        let text = serde_json::to_string(&config).unwrap();
+        let again: ModelConfig = serde_json::from_str(&text).unwrap();
+        assert_eq!(again, config);
+        assert_eq!(serde_json::to_string(&again).unwrap(), text);
     }
 }
 

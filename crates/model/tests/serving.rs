@@ -1,8 +1,8 @@
 //! Promises of serving, bit for bit, on every instruction set of the machine: cuts, files, forks, access, causality.
 
-use hecate_core::AnyRule;
 use hecate_core::ops::Cpu;
 use hecate_core::simd::Isa;
+use hecate_core::{AnyRule, Dims};
 use hecate_model::config::{AttentionConfig, BlockConfig, ChannelConfig, MagConfig, MemoryConfig, MixerConfig};
 use hecate_model::rng::Rng;
 use hecate_model::{
@@ -17,15 +17,22 @@ fn config(mixer: MixerConfig) -> ModelConfig {
     ModelConfig { vocab: VOCAB, width: 32, blocks, ..ModelConfig::default() }
 }
 
-/// Every mixer with every rule, sizes that are no multiples of a vector.
+/// Rules that stand beside attention too: one whose memory starts at zero, two whose start is learned.
+const WITH_ATTENTION: [&str; 3] = ["titans", "titans_mlp", "titans_mlp_chunk8"];
+
+/// Every mixer, and every rule alone, sizes that are no multiples of a vector.
 fn models() -> Vec<(Model, Params<f32>)> {
     let window = AttentionConfig { heads: 2, head_width: Some(10), window: Some(70), ..AttentionConfig::default() };
     let full = AttentionConfig { heads: 4, kv_heads: Some(2), max_positions: 400, ..AttentionConfig::default() };
     let mut mixers = vec![MixerConfig::Attention(window.clone()), MixerConfig::Attention(full)];
     for rule in AnyRule::all() {
-        let memory = MemoryConfig { rule, heads: 2, key_width: Some(9), value_width: Some(10), conv: 4 };
+        let key_width = if rule.check(Dims::new(9, 10)).is_ok() { 9 } else { 10 };
+        let with_window = WITH_ATTENTION.contains(&rule.name());
+        let memory = MemoryConfig { rule, heads: 2, key_width: Some(key_width), value_width: Some(10), conv: 4 };
         mixers.push(MixerConfig::Memory(memory.clone()));
-        mixers.push(MixerConfig::Mag(MagConfig { attention: window.clone(), memory }));
+        if with_window {
+            mixers.push(MixerConfig::Mag(MagConfig { attention: window.clone(), memory }));
+        }
     }
     let build = |mixer| {
         let model = Model::new(&config(mixer)).unwrap();
@@ -129,6 +136,49 @@ fn a_saved_state_continues_as_if_it_had_never_stopped() {
     }
 }
 
+/// Before the first token, whichever way it came to be there, a state starts from what the weights say.
+#[test]
+fn a_reset_a_saved_and_a_forked_state_start_like_a_new_one() {
+    let ids = tokens(40);
+    for m in &models() {
+        let ops = Cpu::inference();
+        let mut new = m.0.new_state();
+        let expected = run(&ops, m, &mut new, &ids, &Access::Learn);
+        let mut reset = new.clone();
+        reset.reset();
+        assert_eq!(reset, m.0.new_state());
+        let bytes = reset.to_bytes(&lineage()).unwrap();
+        let restored = State::from_bytes(m.0.state_layout().clone(), &lineage(), bytes).unwrap();
+        for mut state in [reset.clone(), reset, restored] {
+            assert!(run(&ops, m, &mut state, &ids[..0], &Access::Learn).is_empty());
+            assert!(run(&ops, m, &mut state, &ids, &Access::Read) == expected);
+            assert!(run(&ops, m, &mut state, &ids[..1], &Access::Learn) == expected[..VOCAB]);
+            assert!(run(&ops, m, &mut state, &ids[1..], &Access::Learn) == expected[VOCAB..]);
+            assert_eq!(state.hash(), new.hash());
+        }
+    }
+}
+
+#[test]
+fn a_frozen_memory_answers_from_its_start() {
+    let ids = tokens(30);
+    let of = |rule: &str| {
+        let named = |m: &&(Model, Params<f32>)| m.0.memories().any(|(_, info)| info.rule.name() == rule);
+        models().iter().position(|m| named(&m)).unwrap()
+    };
+    let (all, at) = (models(), of("titans_mlp"));
+    let (m, ops) = (&all[at], Cpu::inference());
+    let mut state = m.0.new_state();
+    run(&ops, m, &mut state, &ids, &Access::Frozen(Blocks::All));
+    let (_, info) = m.0.memories().next().unwrap();
+    let start = m.0.params().specs.iter().find(|s| s.name == "blocks.0.mixer.start.W1").unwrap();
+    let (head, tensor) = (info.state.len() / info.heads, start.range.len() / info.heads);
+    for h in 0..info.heads {
+        let held = &state.data[info.state.start + h * head..][..tensor];
+        assert_eq!(held, &m.1.data[start.range.start + h * tensor..][..tensor]);
+    }
+}
+
 #[test]
 fn a_state_of_another_model_version_or_length_is_refused() {
     let m = &models()[0];
@@ -215,7 +265,8 @@ fn a_token_outside_the_vocabulary_is_refused_before_anything_is_written() {
 
 #[test]
 fn a_value_that_is_not_finite_is_an_error_that_names_its_place() {
-    let (model, mut params) = models().pop().unwrap();
+    let beside = |m: &(Model, Params<f32>)| matches!(&m.0.config().blocks[0].mixer, MixerConfig::Mag(g) if g.memory.rule.name() == "titans");
+    let (model, mut params) = models().into_iter().find(beside).unwrap();
     let spec = model.params().specs.iter().find(|s| s.name == "blocks.1.mixer.memory.v.weight").unwrap();
     params.data[spec.range.start] = f32::INFINITY;
     let (mut state, mut ws) = (model.new_state(), Workspace::default());

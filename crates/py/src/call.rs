@@ -4,7 +4,7 @@ use crate::arrays::{self, Real, Values, shape_text};
 use crate::error::{IntoPyErr, type_name, zeros};
 use crate::rules;
 use hecate_core::scan::ScanShape;
-use hecate_core::{AnyRule, Dims, Input, StateTensor, Width};
+use hecate_core::{AnyRule, Dims, Input, Start, StateTensor, Width};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -26,6 +26,36 @@ pub struct Call<F> {
     lead: Vec<usize>,
     /// The array that decided on the number type.
     first: String,
+}
+
+/// A buffer `[heads, state_len]` as a dict of arrays by tensor name, with the axes `lead` in front, and with `pos`
+/// where it is a state.
+///
+/// # Errors
+/// `MemoryError`.
+pub fn tensor_dict<'py, F: Real>(
+    py: Python<'py>,
+    tensors: &[StateTensor],
+    lead: &[usize],
+    heads: usize,
+    state: &[F],
+    pos: Option<u64>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let (len, dict) = (tensors.iter().map(StateTensor::len).sum::<usize>(), PyDict::new(py));
+    let mut offset = 0;
+    for tensor in tensors {
+        let mut data = Vec::with_capacity(heads * tensor.len());
+        for h in 0..heads {
+            data.extend_from_slice(&state[h * len + offset..][..tensor.len()]);
+        }
+        let shape = [lead, &tensor.shape].concat();
+        dict.set_item(tensor.name, arrays::write(py, &shape, data))?;
+        offset += tensor.len();
+    }
+    if let Some(pos) = pos {
+        dict.set_item(POS, pos)?;
+    }
+    Ok(dict)
 }
 
 /// The argument `place` as a dict.
@@ -129,14 +159,60 @@ impl<F: Real> Call<F> {
         Ok(values.data)
     }
 
-    /// The buffer `[heads, state_len]` of a dict of state tensors; those that it leaves out are zero.
+    /// The buffer `[heads, state_len]` of a dict of state tensors. Those that it leaves out are as the rule starts:
+    /// zeros, a multiple of the identity, or what the tensor holds that they start like.
+    ///
+    /// # Errors
+    /// As [`Call::gradient`], and `ValueError` where a tensor is left out that a model learns the start of.
+    pub fn state(&self, dict: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<F>> {
+        let (mut state, given) = self.gathered("state", dict)?;
+        let len = self.rule.state_len(self.shape.dims);
+        let mut offsets: Vec<usize> = Vec::with_capacity(self.tensors.len());
+        for (i, tensor) in self.tensors.iter().enumerate() {
+            let offset = self.tensors[..i].iter().map(StateTensor::len).sum();
+            offsets.push(offset);
+            if given.contains(&tensor.name) {
+                continue;
+            }
+            for state in state.chunks_exact_mut(len.max(1)) {
+                let (before, own) = state.split_at_mut(offset);
+                match tensor.start {
+                    Start::Zero => {}
+                    Start::Identity(scale) => {
+                        let own = own[..tensor.len()].iter_mut().step_by(tensor.shape[0] + 1);
+                        own.for_each(|x| *x = F::from_f64(scale));
+                    }
+                    Start::Same(j) => own[..tensor.len()].copy_from_slice(&before[offsets[j]..][..tensor.len()]),
+                    Start::Learned { .. } | Start::UnitColumns => return Err(self.learned(tensor.name)),
+                }
+            }
+        }
+        Ok(state)
+    }
+
+    fn learned(&self, tensor: &str) -> PyErr {
+        let (rule, d) = (self.rule.name(), self.shape.dims);
+        PyValueError::new_err(format!(
+            "state: `{tensor}` is missing, and rule `{rule}` starts it from learned values: give it, \
+             or start from hecate.memory.start('{rule}', {}, {})",
+            d.dk, d.dv
+        ))
+    }
+
+    /// The buffer `[heads, state_len]` of a dict of gradients by state tensor; those that it leaves out are zero.
     ///
     /// # Errors
     /// `ValueError` for an unknown tensor or another shape, `TypeError` for a wrong number type.
-    pub fn state(&self, place: &str, dict: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<F>> {
+    pub fn gradient(&self, dict: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<F>> {
+        Ok(self.gathered("dstate", dict)?.0)
+    }
+
+    /// The tensors of a dict in their places, zeros elsewhere, and which those were.
+    fn gathered(&self, place: &str, dict: Option<&Bound<'_, PyDict>>) -> PyResult<(Vec<F>, Vec<&'static str>)> {
         let len = self.rule.state_len(self.shape.dims);
         let mut state = zeros(place, self.shape.heads.checked_mul(len))?;
-        let Some(dict) = dict else { return Ok(state) };
+        let mut given = Vec::new();
+        let Some(dict) = dict else { return Ok((state, given)) };
         let is_state = place == "state";
         for (key, array) in dict.iter() {
             let name = name_of(place, &key)?;
@@ -151,8 +227,9 @@ impl<F: Real> Call<F> {
             for (h, values) in values.data.chunks_exact(tensor.len().max(1)).enumerate() {
                 state[h * len + offset..][..tensor.len()].copy_from_slice(values);
             }
+            given.push(tensor.name);
         }
-        Ok(state)
+        Ok((state, given))
     }
 
     /// A buffer `[heads, state_len]` as a dict by tensor name.
@@ -160,18 +237,7 @@ impl<F: Real> Call<F> {
     /// # Errors
     /// `MemoryError`.
     pub fn state_dict<'py>(&self, py: Python<'py>, state: &[F]) -> PyResult<Bound<'py, PyDict>> {
-        let (len, dict) = (self.rule.state_len(self.shape.dims), PyDict::new(py));
-        let mut offset = 0;
-        for tensor in &self.tensors {
-            let mut data = Vec::with_capacity(self.shape.heads * tensor.len());
-            for h in 0..self.shape.heads {
-                data.extend_from_slice(&state[h * len + offset..][..tensor.len()]);
-            }
-            let shape = [&self.lead[..], &tensor.shape].concat();
-            dict.set_item(tensor.name, arrays::write(py, &shape, data))?;
-            offset += tensor.len();
-        }
-        Ok(dict)
+        tensor_dict(py, &self.tensors, &self.lead, self.shape.heads, state, None)
     }
 
     /// The state at the end of the call: its tensors and the number of tokens taken.
@@ -179,9 +245,8 @@ impl<F: Real> Call<F> {
     /// # Errors
     /// `MemoryError`.
     pub fn end_state<'py>(&self, py: Python<'py>, state: &[F]) -> PyResult<Bound<'py, PyDict>> {
-        let dict = self.state_dict(py, state)?;
-        dict.set_item(POS, self.shape.pos + self.shape.tokens as u64)?;
-        Ok(dict)
+        let pos = self.shape.pos + self.shape.tokens as u64;
+        tensor_dict(py, &self.tensors, &self.lead, self.shape.heads, state, Some(pos))
     }
 
     /// Buffers shaped like the inputs, as a dict of arrays by input name.
@@ -259,6 +324,6 @@ fn position(state: Option<&Bound<'_, PyDict>>) -> PyResult<u64> {
     pos.extract().map_err(|_| PyValueError::new_err(format!("state['{POS}'] is {pos}, expected an integer from 0 up")))
 }
 
-fn name_of(place: &str, key: &Bound<'_, PyAny>) -> PyResult<String> {
+pub fn name_of(place: &str, key: &Bound<'_, PyAny>) -> PyResult<String> {
     key.extract().map_err(|_| PyTypeError::new_err(format!("{place}: the key {key} is no string")))
 }

@@ -4,6 +4,7 @@
 //! interpreter while the other crates compute, and turns their errors into Python's.
 
 mod arrays;
+mod associative;
 mod call;
 mod error;
 mod memory;
@@ -16,7 +17,9 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _hecate {
     #[pymodule_export]
-    use crate::memory::{forward, vjp};
+    use crate::associative::{AssociativeMemory, PairMemory};
+    #[pymodule_export]
+    use crate::memory::{forward, start, vjp};
     #[pymodule_export]
     use crate::model::{Generation, Model, State, load};
     #[pymodule_export]

@@ -1,12 +1,14 @@
 //! One memory over a sequence: its reads, and their exact gradient.
 
 use crate::arrays::{self, Precision, Real};
-use crate::call::{Call, dict, optional_dict, rule_with_inputs};
+use crate::associative::{dims, is_double};
+use crate::call::{Call, dict, optional_dict, rule_with_inputs, tensor_dict};
 use crate::error::{IntoPyErr, zeros};
+use crate::rules;
 use hecate_core::scan::{
     Run, ScanShape, Write, backward_f32, first_non_finite, forward_f32, reference_backward, reference_forward,
 };
-use hecate_core::{AnyRule, Error, KernelChoice, Result, Scalar};
+use hecate_core::{AnyRule, Error, KernelChoice, Result, Scalar, seeded_start};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -14,8 +16,9 @@ use pyo3::types::PyDict;
 ///
 /// `rule` is a name (see `hecate.rules()`) or a dict as in a config file. `inputs` holds one array per input of the
 /// rule: `k` and `q` `[T, dk]`, `v` `[T, dv]`, gates `[T]`; or all of them with `[B, H]` in front. They are final
-/// values: nothing is normalised or squashed here. `state` is a dict by tensor name, `[dv, dk]` or `[B, H, dv, dk]`;
-/// tensors that are left out start at zero, and `pos` counts the tokens that the state has taken.
+/// values: nothing is normalised or squashed here. `state` is a dict by tensor name, `[dv, dk]` or `[B, H, dv, dk]`,
+/// and `pos` counts the tokens that it has taken. Tensors that are left out, all of them with None, are as the rule
+/// starts; where a model learns that, they must be given, and `start` draws them.
 ///
 /// float64 arrays run the reference, float32 arrays the kernel called `kernel`: "auto", "reference" or a name of
 /// `hecate.rules()`. `y` is `[T, dv]` or `[B, H, T, dv]`. The arguments are not changed. Where the memory ceases to be
@@ -62,6 +65,37 @@ pub fn vjp<'py>(
     }
 }
 
+/// The state before the first token, as `forward` takes it: learned tensors drawn from `seed` at the size that a model
+/// starts them from, the others as the rule says.
+///
+/// With `heads`, arrays have `[batch, heads]` in front; every head draws its own, and sequences of a batch start alike.
+/// `dtype` is "float64" or "float32".
+#[pyfunction]
+#[pyo3(signature = (rule, key_width, value_width, *, heads = None, batch = 1, seed = 0, dtype = "float64"))]
+pub fn start<'py>(
+    py: Python<'py>,
+    rule: &Bound<'py, PyAny>,
+    key_width: usize,
+    value_width: usize,
+    heads: Option<usize>,
+    batch: usize,
+    seed: u64,
+    dtype: &str,
+) -> PyResult<Bound<'py, PyDict>> {
+    let (rule, d) = (rules::parse(rule)?, dims(key_width, value_width)?);
+    rule.check(d).map_err(IntoPyErr::into_py)?;
+    let lead = heads.map_or(vec![], |heads| vec![batch, heads]);
+    let one = seeded_start(&rule, d, heads.unwrap_or(1), seed);
+    let state = one.repeat(if heads.is_some() { batch } else { 1 });
+    let (tensors, count) = (rule.state(d), lead.iter().product());
+    if is_double(dtype)? {
+        tensor_dict(py, &tensors, &lead, count, &state, Some(0))
+    } else {
+        let state: Vec<f32> = state.into_iter().map(|x| x as f32).collect();
+        tensor_dict(py, &tensors, &lead, count, &state, Some(0))
+    }
+}
+
 /// The number type of the whole call is that of its first input.
 fn precision(rule: &AnyRule, inputs: &Bound<'_, PyDict>) -> PyResult<Precision> {
     let name = rule.inputs()[0].name;
@@ -74,7 +108,7 @@ fn forward_as<'py, F: Scan>(
     state: Option<&Bound<'py, PyDict>>,
     kernel: &str,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyDict>)> {
-    let start = call.state("state", state)?;
+    let start = call.state(state)?;
     let mut state = start.clone();
     let mut y = zeros("y", Some(call.y_len()))?;
     py.detach(|| run(&call, kernel, &start, &mut state, &mut y, None)).map_err(IntoPyErr::into_py)?;
@@ -89,9 +123,9 @@ fn vjp_as<'py, F: Scan>(
     dstate: Option<&Bound<'py, PyDict>>,
     kernel: &str,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let start = call.state("state", state)?;
+    let start = call.state(state)?;
     let mut state = start.clone();
-    let mut dstate = call.state("dstate", dstate)?;
+    let mut dstate = call.gradient(dstate)?;
     let dy = call.cotangent(dy)?;
     let s = call.shape;
     let mut y = zeros("y", Some(call.y_len()))?;

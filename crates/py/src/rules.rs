@@ -2,7 +2,7 @@
 
 use crate::error::{IntoPyErr, type_name};
 use hecate_core::rules::KernelInfo;
-use hecate_core::{AnyRule, ChunkForm, Dims, Input, StateTensor, Width};
+use hecate_core::{AnyRule, ChunkForm, Dims, Input, Start, StateTensor, Width, gate_defaults};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -46,6 +46,7 @@ pub struct Rule<'py> {
     equation: &'static str,
     source: &'static str,
     structure: &'static str,
+    features: &'static str,
     bias: &'static str,
     retention: &'static str,
     algorithm: &'static str,
@@ -61,6 +62,8 @@ struct RuleInput {
     name: &'static str,
     kind: &'static str,
     width: usize,
+    /// `None` for keys and values; the value that a gate starts from, the mean where its channels differ.
+    default: Option<f64>,
     about: &'static str,
 }
 
@@ -69,6 +72,7 @@ struct RuleInput {
 struct RuleState<'py> {
     name: &'static str,
     shape: Bound<'py, PyTuple>,
+    start: &'static str,
 }
 
 /// A kernel of a rule.
@@ -83,12 +87,21 @@ struct RuleKernel {
 impl<'py> Rule<'py> {
     fn of(py: Python<'py>, rule: &AnyRule, d: Dims) -> PyResult<Self> {
         let about = rule.about();
-        let state = |t: StateTensor| Ok(RuleState { name: t.name, shape: PyTuple::new(py, t.shape)? });
+        let state = |t: StateTensor| {
+            let start = match t.start {
+                Start::Zero => "zero",
+                Start::Learned { .. } | Start::UnitColumns => "learned",
+                Start::Identity(_) => "identity",
+                Start::Same(_) => "same",
+            };
+            Ok(RuleState { name: t.name, shape: PyTuple::new(py, t.shape)?, start })
+        };
         Ok(Rule {
             name: rule.name(),
             equation: about.equation,
             source: about.source,
             structure: about.structure,
+            features: about.features,
             bias: about.bias,
             retention: about.retention,
             algorithm: about.algorithm,
@@ -97,7 +110,7 @@ impl<'py> Rule<'py> {
                 ChunkForm::Frozen => "frozen",
                 ChunkForm::Sequential => "sequential",
             },
-            inputs: rule.inputs().iter().map(|i| RuleInput::of(i, d)).collect(),
+            inputs: rule.inputs().iter().zip(gate_defaults(rule, d)).map(|(i, x)| RuleInput::of(i, x, d)).collect(),
             state: rule.state(d).into_iter().map(state).collect::<PyResult<_>>()?,
             kernels: rule.kernels(d).into_iter().map(RuleKernel::of).collect(),
         })
@@ -105,14 +118,14 @@ impl<'py> Rule<'py> {
 }
 
 impl RuleInput {
-    fn of(input: &Input, d: Dims) -> Self {
+    fn of(input: &Input, default: Option<f64>, d: Dims) -> Self {
         let kind = match input.width {
             Width::One => "scalar",
             Width::Key => "key",
             Width::Value => "value",
             Width::Fixed(_) => "fixed",
         };
-        RuleInput { name: input.name, kind, width: input.width.of(d), about: input.about }
+        RuleInput { name: input.name, kind, width: input.width.of(d), default, about: input.about }
     }
 }
 

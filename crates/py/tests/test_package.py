@@ -6,8 +6,8 @@ import importlib
 import inspect
 from pathlib import Path
 
+import draw
 import hecate
-import numpy as np
 import pytest
 from hecate import _hecate
 
@@ -16,12 +16,14 @@ STUBS = ast.parse(Path(_hecate.__file__).with_name("_hecate.pyi").read_text())
 
 @pytest.mark.parametrize("row", hecate.rules(), ids=lambda row: row["name"])
 def test_every_rule_is_told_completely(row):
-    for key in ("equation", "source", "structure", "bias", "retention", "algorithm"):
+    for key in ("equation", "source", "structure", "features", "bias", "retention", "algorithm"):
         assert row[key], key
     assert row["chunk"] in ("exact", "frozen", "sequential")
     assert {"k", "v", "q"} <= {entry["name"] for entry in row["inputs"]}
     assert all(entry["about"] for entry in row["inputs"])
-    assert row["state"] and all(tensor["shape"] == (64, 64) for tensor in row["state"] if tensor["name"] == "W")
+    assert row["state"] and all(all(side > 0 for side in tensor["shape"]) for tensor in row["state"])
+    assert all(tensor["start"] in ("zero", "learned", "identity", "same") for tensor in row["state"])
+    assert all(entry["default"] is None for entry in row["inputs"] if entry["name"] in ("k", "v", "q"))
     assert all(kernel["about"] for kernel in row["kernels"])
 
 
@@ -29,21 +31,25 @@ def test_the_sizes_of_the_table_follow_the_widths():
     for row in hecate.rules(dk=5, dv=3):
         widths = {"scalar": 1, "key": 5, "value": 3}
         assert all(i["width"] == widths[i["kind"]] for i in row["inputs"] if i["kind"] in widths)
-        assert all(t["shape"] == (3, 5) for t in row["state"] if t["name"] == "W")
+        if row["name"] in draw.ANYWHERE:
+            assert all(t["shape"] == (3, 5) for t in row["state"])
 
 
 def test_what_the_table_tells_is_what_a_call_takes():
-    for row in hecate.rules(dk=5, dv=3):
-        inputs = {i["name"]: np.zeros((4,) if i["kind"] == "scalar" else (4, i["width"])) for i in row["inputs"]}
-        _, state = hecate.memory.forward(row["name"], inputs)
+    for rule in draw.RULES:
+        dk, dv = draw.widths(rule, 5, 3)
+        row = draw.row(rule, dk, dv)
+        inputs = draw.inputs(rule, 4, dk, dv)
+        _, state = hecate.memory.forward(rule, inputs, hecate.memory.start(rule, dk, dv))
         assert {name: x.shape for name, x in state.items() if name != "pos"} == {
             t["name"]: t["shape"] for t in row["state"]
         }
 
 
 def test_the_example_of_the_package_is_true():
-    results = doctest.testmod(hecate)
-    assert results.attempted > 0 and results.failed == 0
+    for module in (hecate, hecate.memory):
+        results = doctest.testmod(module)
+        assert results.attempted > 0 and results.failed == 0
 
 
 def test_everything_public_is_documented():
@@ -51,6 +57,7 @@ def test_everything_public_is_documented():
         (hecate, hecate.__all__),
         (hecate.memory, hecate.memory.__all__),
         *((cls, dir(cls)) for cls in (hecate.Model, hecate.State, hecate.Generation)),
+        *((cls, dir(cls)) for cls in (hecate.memory.AssociativeMemory, hecate.memory.PairMemory)),
     ]:
         for name in names:
             assert name.startswith("_") or inspect.getdoc(getattr(owner, name)), name
@@ -72,7 +79,7 @@ def test_the_stubs_have_the_members_of_the_classes():
     for node in STUBS.body:
         if isinstance(node, ast.ClassDef) and not keyed(node):
             native = getattr(_hecate, node.name)
-            members = {member.name: member for member in node.body}
+            members = {member.name: member for member in node.body if not member.name.startswith("_")}
             assert set(members) == {name for name in dir(native) if not name.startswith("_")}
             for name, member in members.items():
                 if not member.decorator_list:
@@ -80,7 +87,8 @@ def test_the_stubs_have_the_members_of_the_classes():
 
 
 def check_signature(node, function):
-    names = [argument.arg for argument in node.args.args + node.args.kwonlyargs]
+    last = [node.args.kwarg] if node.args.kwarg else []
+    names = [argument.arg for argument in node.args.args + node.args.kwonlyargs + last]
     defaults = [ast.literal_eval(default) for default in node.args.defaults + node.args.kw_defaults]
     parameters = list(inspect.signature(function).parameters.values())
     assert names == [p.name for p in parameters], node.name

@@ -2,7 +2,7 @@
 //! checkpoints, logs, progress.
 //!
 //! **Invariant:** no mathematics here. What a run computes comes from `hecate-model` and `hecate-core`; this crate
-//! feeds it and keeps what it gives.
+//! feeds it and keeps what it gives. Experiments alone have formulas of their own: those that they compare with.
 
 pub mod atomic;
 pub mod bench;
@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod corpus;
 pub mod error;
 pub mod eval;
+pub mod experiment;
 pub mod human;
 pub mod interrupt;
 pub mod loaded;

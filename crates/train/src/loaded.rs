@@ -88,6 +88,32 @@ impl Loaded {
     }
 }
 
+/// The weights of the run or checkpoint in `folder` for `model`, which may differ in settings that change no tensor.
+///
+/// # Errors
+/// As [`Loaded::open`]; [`Error::Unsuitable`] naming the first tensor that only one of the two has, or whose shape
+/// differs.
+pub fn weights_for(model: &Model, folder: &Path) -> Result<Params<f32>> {
+    let old = Loaded::open(folder)?;
+    let (ours, theirs) = (&model.params().specs, &old.model.params().specs);
+    if let Some(more) = theirs.iter().find(|t| ours.iter().all(|s| s.name != t.name)) {
+        return Err(Error::unsuitable(folder, format!("its tensor `{}` has no place in this model", more.name)));
+    }
+    let mut params = model.params().init(0);
+    for spec in ours {
+        let Some(found) = theirs.iter().find(|t| t.name == spec.name) else {
+            return Err(Error::unsuitable(folder, format!("it has no tensor `{}`", spec.name)));
+        };
+        if found.shape != spec.shape {
+            let (got, expected) = (&found.shape, &spec.shape);
+            let reason = format!("its tensor `{}` has shape {got:?}, this model's has {expected:?}", spec.name);
+            return Err(Error::unsuitable(folder, reason));
+        }
+        params.data[spec.range.clone()].copy_from_slice(&old.params.data[found.range.clone()]);
+    }
+    Ok(params)
+}
+
 /// Writes what [`Loaded::open`] reads besides the weights, in the layout of Hugging Face: with it a checkpoint can be
 /// used before its run has ended.
 ///

@@ -61,6 +61,16 @@ pub struct TrainConfig {
     pub clip: f64,
     /// Start every step from a new state instead of carrying it on.
     pub reset_each_step: bool,
+    /// Start each lane from a new state every so many steps, the lanes in turn; 0: only where a document starts. What
+    /// a memory starts from is learned at such moments alone, so deep memories need them.
+    pub reset_every: u64,
+    /// Start from the weights of this run or checkpoint, whose tensors must have the names and shapes of this model's:
+    /// settings that change no shape may differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    /// Train only the tensors whose names match one of these patterns, where `*` stands for any text; all where empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
     /// Steps between checkpoints; 0 writes only the first and the last.
     pub checkpoint_every: u64,
     /// Steps between printed samples; 0 prints only the last.
@@ -75,9 +85,20 @@ impl Default for TrainConfig {
             accumulate: 1,
             clip: 1.0,
             reset_each_step: false,
+            reset_every: 0,
+            from: None,
+            only: Vec::new(),
             checkpoint_every: 250,
             sample_every: 250,
         }
+    }
+}
+
+impl TrainConfig {
+    /// Whether a lane starts its `read`-th stretch of a step, counted from 0 as steps and lanes are, from a new state.
+    pub fn starts_anew(&self, step: u64, lane: usize, read: usize) -> bool {
+        let turn = self.reset_every > 0 && (step + lane as u64).is_multiple_of(self.reset_every);
+        self.reset_each_step || (turn && read == 0)
     }
 }
 

@@ -8,14 +8,20 @@
 
 use super::random::Random;
 use super::stream::{self, Stream};
-use super::{Check, Report, sizes};
+use super::{Check, Extent, Report, affordable, sizes};
 use crate::kernel::{Kernel, Scratch};
-use crate::rule::{Activation, Dims, MemoryRule};
+use crate::rule::{Dims, MemoryRule};
 
 /// Length of the streams of the suite.
 pub(super) const TOKENS: usize = 2000;
+/// Length of the streams of the quick suite.
+pub(super) const QUICK_TOKENS: usize = 120;
 /// Length of the streams in which some gates are held and others swing.
 const MIXED_TOKENS: usize = 2000;
+/// Most operations of a token, of head sizes that go through every setting.
+const MOST_FLOPS: f64 = 1e4;
+/// Gates that are set to every combination.
+const MOST_GATES: usize = 3;
 /// Spread of a swinging pre-activation beside gates that are held.
 const SWING: f64 = 3.0;
 /// Tokens between two looks at the state.
@@ -38,24 +44,62 @@ enum Gate {
 }
 
 pub(super) fn check<R: MemoryRule>(rule: &R, tokens: usize, report: &mut Report) {
+    if let Some(why) = rule.unbounded() {
+        report.skipped.push(format!("endurance: {why}"));
+        return;
+    }
+    // Rules that cannot afford all settings take those of the quick suite.
+    let Ok(sizes) = affordable(rule, &[(8, 8), (12, 9), (16, 16)], MOST_FLOPS) else {
+        return check_quick(rule, tokens, report);
+    };
     let mut draw = Random::new(9);
-    let count = rule.inputs().iter().filter(|i| matches!(i.activation, Activation::Sigmoid { .. })).count();
-    let mut sizes = sizes(rule, &[(8, 8), (12, 9), (16, 16)]).into_iter().cycle();
+    let count = rule.inputs().iter().filter(|i| i.activation.is_gate()).count();
+    let mut sizes = sizes.into_iter().cycle();
     for kind in [Tokens::Random, Tokens::Equal, Tokens::Clustered] {
         let all = [1.0, 10.0].map(|spread| vec![Gate::Swings(spread); count]);
         for gates in settings(count).into_iter().chain(all) {
             let held = gates.iter().filter(|g| matches!(g, Gate::Held(_))).count();
             let mixed = 0 < held && held < count;
             if let Some(d) = sizes.next() {
-                endure(rule, d, kind, &gates, if mixed { tokens.min(MIXED_TOKENS) } else { tokens }, &mut draw, report);
+                let tokens = if mixed { tokens.min(MIXED_TOKENS) } else { tokens };
+                endure(rule, d, kind, &gates, tokens, Extent::Full, &mut draw, report);
             }
         }
     }
 }
 
+/// The reference alone on small heads, all gates shut, open, or swinging together.
+pub(super) fn check_quick<R: MemoryRule>(rule: &R, tokens: usize, report: &mut Report) {
+    if let Some(why) = rule.unbounded() {
+        report.skipped.push(format!("endurance: {why}"));
+        return;
+    }
+    let mut draw = Random::new(9);
+    let count = rule.inputs().iter().filter(|i| i.activation.is_gate()).count();
+    let (shut, open) = (Gate::Held(-60.0), Gate::Held(60.0));
+    let streams = [
+        (Tokens::Random, shut),
+        (Tokens::Random, open),
+        (Tokens::Equal, open),
+        (Tokens::Clustered, open),
+        (Tokens::Clustered, Gate::Swings(SWING)),
+        (Tokens::Equal, Gate::Swings(10.0)),
+    ];
+    for d in sizes(rule, &[(4, 4)]) {
+        for (kind, gate) in streams {
+            endure(rule, d, kind, &vec![gate; count], tokens, Extent::Quick, &mut draw, report);
+        }
+    }
+}
+
 /// Every gate shut, at its bias, open, and swinging, in all combinations: 60 saturates a sigmoid in f32 and f64 alike.
+/// Rules with more gates than [`MOST_GATES`] hold the others at their bias.
 fn settings(count: usize) -> Vec<Vec<Gate>> {
     let one = [Gate::Held(-60.0), Gate::Held(0.0), Gate::Held(60.0), Gate::Swings(SWING)];
+    if count > MOST_GATES {
+        let rest = vec![Gate::Held(0.0); count - MOST_GATES];
+        return settings(MOST_GATES).into_iter().map(|l| [l, rest.clone()].concat()).collect();
+    }
     let mut all = vec![Vec::new()];
     for _ in 0..count {
         all = all.iter().flat_map(|l| one.map(|x| [&l[..], &[x]].concat())).collect();
@@ -69,16 +113,17 @@ fn endure<R: MemoryRule>(
     kind: Tokens,
     gates: &[Gate],
     tokens: usize,
+    extent: Extent,
     draw: &mut Random,
     report: &mut Report,
 ) {
     let list = rule.inputs();
     let centres: Vec<Vec<Vec<f64>>> =
         (0..4).map(|_| list.iter().map(|i| draw.normals(i.width.of(d))).collect()).collect();
-    let kernels = R::KERNELS.iter().filter(|k| (k.is_available)(rule, d)).map(|&k| Some(k));
-    let zero = vec![0.0; stream::state_len(rule, d)];
+    let kernels = extent.kernels::<R>().iter().filter(|k| (k.is_available)(rule, d)).map(|&k| Some(k));
+    let start: Vec<f32> = stream::starts(rule, d, draw).iter().map(|&x| x as f32).collect();
     let mut runners: Vec<Runner<R>> =
-        [None].into_iter().chain(kernels).map(|kernel| Runner { kernel, state: zero.clone() }).collect();
+        [None].into_iter().chain(kernels).map(|kernel| Runner { kernel, state: start.clone() }).collect();
     let mut scratch = Scratch::new();
     for from in (0..tokens).step_by(BLOCK) {
         let n = BLOCK.min(tokens - from);
@@ -123,7 +168,7 @@ fn block<R: MemoryRule>(
         let mut gate = 0;
         for (i, input) in list.iter().enumerate() {
             let noise = draw.normals(input.width.of(d));
-            if matches!(input.activation, Activation::Sigmoid { .. }) {
+            if input.activation.is_gate() {
                 pre[i].extend(match gates[gate] {
                     Gate::Held(level) => vec![level; noise.len()],
                     Gate::Swings(spread) => noise.iter().map(|x| spread * x).collect(),

@@ -1,13 +1,13 @@
-//! A step is its write, then its read, and nothing more: access rights are expressed by calling one half alone.
+//! A step is its write, then its read (the other way round where the rule says so), and nothing more: access rights are expressed by calling one half alone.
 
 use super::random::Random;
 use super::stream;
-use super::{Check, Report, sizes};
+use super::{Check, Extent, Report};
 use crate::rule::MemoryRule;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
+pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(2);
-    for d in sizes(rule, &[(1, 1), (4, 4), (5, 3), (3, 7)]) {
+    for d in extent.sizes(rule, &[(1, 1), (4, 4), (5, 3), (3, 7)], &[(5, 3), (4, 4)]) {
         let s = stream::mixed(rule, d, 6, 1.0, &mut draw).single();
         let mut state = s.start.clone();
         for t in 0..s.tokens {
@@ -18,7 +18,8 @@ pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
             rule.step(d, pos, &x, &mut state, &mut stepped);
             let (mut written, mut read) = (prev.clone(), vec![1e9; d.dv]);
             rule.write(d, pos, &x, &mut written);
-            rule.read(d, pos, &x, &written, &mut read);
+            let seen = if rule.reads_first() { &prev } else { &written };
+            rule.read(d, pos, &x, seen, &mut read);
             report.expect(Check::Halves, stream::same_bits(&stepped, &read), || {
                 format!("token {t}: the step reads {stepped:?}, its halves read {read:?}")
             });
@@ -51,8 +52,13 @@ fn check_backward<R: MemoryRule>(
     let mut refs: Vec<&mut [f32]> = parts.iter_mut().map(|x| &mut x[..]).collect();
     let mut post = prev.to_vec();
     rule.write(d, pos, &x, &mut post);
-    rule.read_backward(d, pos, &x, &post, &dy, &mut refs, &mut dparts);
-    rule.write_backward(d, pos, &x, prev, &mut refs, &mut dparts);
+    if rule.reads_first() {
+        rule.write_backward(d, pos, &x, prev, &mut refs, &mut dparts);
+        rule.read_backward(d, pos, &x, prev, &dy, &mut refs, &mut dparts);
+    } else {
+        rule.read_backward(d, pos, &x, &post, &dy, &mut refs, &mut dparts);
+        rule.write_backward(d, pos, &x, prev, &mut refs, &mut dparts);
+    }
 
     // A rule may share work between the halves, so the sums may come in another order.
     let close = |a: &[f32], b: &[f32]| stream::distance(a, b) <= 1e-5 * stream::scale(b).max(1.0);

@@ -3,23 +3,24 @@
 
 use super::random::Random;
 use super::stream::{self, Run, Stream, same_bits};
-use super::{Check, Report, sizes};
+use super::{Check, Extent, Report};
 use crate::kernel::Scratch;
 use crate::rule::MemoryRule;
 
 const HEADS: usize = 4;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
+pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(5);
-    for d in sizes(rule, &[(5, 3), (16, 16)]) {
-        let heads: Vec<_> = (0..HEADS).map(|_| stream::mixed(rule, d, 80, 1.0, &mut draw).single()).collect();
+    let tokens = extent.pick(80, 12);
+    for d in extent.sizes(rule, &[(5, 3), (16, 16)], &[(4, 4)]) {
+        let heads: Vec<_> = (0..HEADS).map(|_| stream::mixed(rule, d, tokens, 1.0, &mut draw).single()).collect();
         let alone: Vec<_> = heads.iter().map(|s| stream::forward(rule, s)).collect();
         compare("reference, heads in turn", &alone, &in_turn(rule, &heads), report);
         for threads in [1, 2, 3] {
             let got = on_threads(threads, &heads, |s| stream::forward(rule, s));
             compare(&format!("reference, {threads} threads"), &alone, &got, report);
         }
-        for kernel in R::KERNELS.iter().filter(|k| (k.is_available)(rule, d)) {
+        for kernel in extent.kernels::<R>().iter().filter(|k| (k.is_available)(rule, d)) {
             let run = |s: &Stream<f32>, scratch: &mut Scratch| stream::kernel_forward(kernel, rule, s, scratch);
             let alone: Vec<_> = heads.iter().map(|s| run(s, &mut Scratch::new())).collect();
             let mut used = Scratch::new();

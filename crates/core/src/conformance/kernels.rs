@@ -7,12 +7,18 @@ use super::{Check, Report};
 use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
 use crate::rule::{Activation, Dims, MemoryRule};
 use crate::simd::Isa;
+use std::cell::LazyCell;
 
 /// At the mixer's gate range, of the largest value of the reference.
 const TOLERANCE: f64 = 1e-5;
-/// Outside it, a kernel may lose this many times what the sequential reference loses in f32. That reference is
-/// taken to lose at least one rounding, since by luck it may lose nothing.
+/// Outside it, and on streams on which the sequential reference itself loses more than a quarter of [`TOLERANCE`] in
+/// f32, a kernel may lose this many times what that reference loses. It is taken to lose at least one rounding, since by luck it may
+/// lose nothing. A norm inside of a memory makes such streams: it brings a memory that has nearly faded, and what
+/// rounding did to it, back to full size.
 const OUTSIDE: f64 = 10.0;
+
+/// Where the sequential reference loses this share of the largest value in f32, rounding decides, and nothing is learnt.
+const CHAOS: f64 = 0.01;
 
 /// Streams up to this length are run on every instruction set, and on them it is seen that a backward pass adds and
 /// that reading alone is the read half.
@@ -45,6 +51,14 @@ const INSIDE: [(usize, usize, usize); 22] = [
     (300, 128, 32),
 ];
 
+/// Operations of a stream, by the rule's own formula, above which it is left out: the reference, in double precision
+/// and generic, would take minutes for it. Every size up to 129 tokens and the long runs at 16 stay for every rule.
+const MOST_WORK: f64 = 1e8;
+
+fn affordable<R: MemoryRule>(rule: &R, d: Dims, tokens: usize) -> bool {
+    rule.check(d).is_ok() && (tokens < SHORT_TOKENS / 2 || tokens as f64 * rule.flops(d) <= MOST_WORK)
+}
+
 pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
     if R::KERNELS.is_empty() {
         report.skipped.push("kernels: the rule has none".to_string());
@@ -54,7 +68,7 @@ pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
     let mut skipped = vec![0; R::KERNELS.len()];
     for (tokens, dk, dv) in INSIDE {
         let d = Dims::new(dk, dv);
-        if rule.check(d).is_err() {
+        if !affordable(rule, d, tokens) {
             continue;
         }
         let s = stream::mixed(rule, d, tokens, 1.0, &mut draw).single();
@@ -110,7 +124,8 @@ fn check_stream<R: MemoryRule>(
     let double = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
     let wide = s.double();
     let law = (stream::forward(rule, &wide), stream::backward(rule, &wide, &double(&bars.dy), &double(&bars.dend)));
-    let sequential = outside.then(|| (stream::forward(rule, s), stream::backward(rule, s, &bars.dy, &bars.dend)));
+    // Slow, so it runs only where it is needed.
+    let sequential = LazyCell::new(|| (stream::forward(rule, s), stream::backward(rule, s, &bars.dy, &bars.dend)));
     for (kernel, skipped) in R::KERNELS.iter().zip(skipped) {
         if !(kernel.is_available)(rule, s.d) {
             *skipped += 1;
@@ -119,7 +134,7 @@ fn check_stream<R: MemoryRule>(
         // Every instruction set on the short streams, the fastest on the long ones.
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             if s.tokens <= SHORT_TOKENS || isa == Isa::best() {
-                check_kernel(rule, kernel, isa, s, &bars, &law, sequential.as_ref(), report);
+                check_kernel(rule, kernel, isa, s, &bars, &law, (outside, &|| LazyCell::force(&sequential)), report);
             }
         }
     }
@@ -128,14 +143,14 @@ fn check_stream<R: MemoryRule>(
 /// What the reference gives, forward and backward.
 type Passes<F> = (Run<F>, Gradients<F>);
 
-fn check_kernel<R: MemoryRule>(
+fn check_kernel<'a, R: MemoryRule>(
     rule: &R,
     kernel: &Kernel<R>,
     isa: Isa,
     s: &Stream<f32>,
     bars: &Bars,
     law: &Passes<f64>,
-    sequential: Option<&Passes<f32>>,
+    (outside, sequential): (bool, &dyn Fn() -> &'a Passes<f32>),
     report: &mut Report,
 ) {
     let mut scratch = Scratch::on(isa);
@@ -144,17 +159,26 @@ fn check_kernel<R: MemoryRule>(
         stream::kernel_backward(kernel, rule, s, &bars.dy, &bars.dend, &mut scratch),
     );
     let place = format!("{} on {}: {} tokens at {}x{}", kernel.name, isa.name(), s.tokens, s.d.dk, s.d.dv);
-    let sequential = sequential.map(|(run, gradients)| parts(rule, run, gradients));
     let want = parts(rule, &law.0, &law.1);
     for (i, (name, got)) in parts(rule, &got.0, &got.1).into_iter().enumerate() {
         let want = want[i].1;
-        let allowed = match &sequential {
-            None => TOLERANCE * scale(want),
-            Some(other) => OUTSIDE * distance(other[i].1, want).max(f64::from(f32::EPSILON) * scale(want)),
-        };
-        let off = distance(got, want);
+        let (off, inside) = (distance(got, want), TOLERANCE * scale(want));
+        let (mut allowed, mut lost) = (inside, String::new());
+        let fits = off <= inside;
+        if outside || !fits {
+            let (run, gradients) = sequential();
+            let loss = distance(parts(rule, run, gradients)[i].1, want);
+            lost = format!("; the reference in f32 is off by {loss:.2e}");
+            let sound = loss <= inside / 4.0;
+            if !outside && (loss.is_nan() || loss > CHAOS * scale(want)) {
+                continue;
+            }
+            if outside || !sound {
+                allowed = OUTSIDE * loss.max(f64::from(f32::EPSILON) * scale(want));
+            }
+        }
         report.expect(Check::Kernels, got.len() == want.len() && off <= allowed, || {
-            format!("{place}: {name} is off by {off:.2e}, {allowed:.2e} allowed, largest {:.2e}", scale(want))
+            format!("{place}: {name} is off by {off:.2e}, {allowed:.2e} allowed, largest {:.2e}{lost}", scale(want))
         });
     }
     if s.tokens <= SHORT_TOKENS {
@@ -203,7 +227,13 @@ fn check_read<R: MemoryRule>(rule: &R, kernel: &Kernel<R>, isa: Isa, s: &Stream<
         rule.read(s.d, s.pos + t as u64, &wide.token(t), &wide.start, y);
     }
     let place = format!("{} on {}: {} tokens at {}x{}", kernel.name, isa.name(), s.tokens, s.d.dk, s.d.dv);
-    report.expect(Check::Kernels, distance(&whole, &want) <= TOLERANCE * scale(&want), || {
+    let mut own = vec![f32::NAN; s.tokens * s.d.dv];
+    for (t, y) in own.chunks_mut(s.d.dv).enumerate() {
+        rule.read(s.d, s.pos + t as u64, &s.token(t), &s.start, y);
+    }
+    let (inside, loss) = (TOLERANCE * scale(&want), distance(&own, &want));
+    let allowed = if loss > inside / 4.0 { OUTSIDE * loss } else { inside };
+    report.expect(Check::Kernels, distance(&whole, &want) <= allowed, || {
         format!("{place}: reading alone is off by {:.2e}", distance(&whole, &want))
     });
     for at in [s.tokens / 3, s.tokens / 2] {

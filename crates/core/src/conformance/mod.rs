@@ -24,6 +24,7 @@ pub mod mutants;
 pub mod ops;
 pub mod random;
 
+use crate::kernel::Kernel;
 use crate::rule::{Dims, MemoryRule};
 use std::fmt;
 
@@ -79,8 +80,8 @@ pub struct Report {
 }
 
 impl Report {
-    fn new<R: MemoryRule>() -> Self {
-        Self { rule: R::NAME, failures: Vec::new(), skipped: Vec::new() }
+    fn new<R: MemoryRule>(rule: &R) -> Self {
+        Self { rule: rule.name(), failures: Vec::new(), skipped: Vec::new() }
     }
 
     /// True if no promise was broken.
@@ -118,32 +119,108 @@ impl fmt::Display for Report {
     }
 }
 
-/// Holds a rule, at its configuration, to every promise.
+/// How much of a check is run. What holds, and to which tolerance, is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// All of it.
+    Full,
+    /// Small heads, short streams, and the reference alone: for settings by the hundred.
+    Quick,
+}
+
+impl Extent {
+    /// The kernels to be checked.
+    fn kernels<R: MemoryRule>(self) -> &'static [Kernel<R>] {
+        if self == Extent::Full { R::KERNELS } else { &[] }
+    }
+    /// Head sizes among those that the rule accepts: all of `full`, or the first two of `quick`.
+    fn sizes<R: MemoryRule>(self, rule: &R, full: &[(usize, usize)], quick: &[(usize, usize)]) -> Vec<Dims> {
+        match self {
+            Extent::Full => sizes(rule, full),
+            Extent::Quick => sizes(rule, quick).into_iter().take(2).collect(),
+        }
+    }
+    /// The first where all is checked, else the second.
+    fn pick<T>(self, full: T, quick: T) -> T {
+        if self == Extent::Full { full } else { quick }
+    }
+}
+
+/// Holds a rule, at its configuration, to every promise; its [brief](MemoryRule::brief) form to those about short
+/// streams.
 ///
 /// # Panics
 /// If the rule itself panics.
 pub fn check<R: MemoryRule>(rule: &R) -> Report {
-    let mut report = Report::new::<R>();
-    transpose::check(rule, &mut report);
-    halves::check(rule, &mut report);
-    causal::check(rule, &mut report);
-    cut::check(rule, &mut report);
-    isolation::check(rule, &mut report);
+    let mut report = Report::new(rule);
+    let brief = &rule.brief();
+    check_reference(brief, Extent::Full, &mut report);
     kernels::check(rule, &mut report);
-    alive::check(rule, &mut report);
-    recall::check(rule, &mut report);
+    recall::check(brief, &mut report);
     endurance::check(rule, endurance::TOKENS, &mut report);
+    if brief != rule {
+        endurance::check(brief, endurance::TOKENS, &mut report);
+    }
     report
+}
+
+/// Holds the reference of a rule to the promises of [`check`], on small heads and short streams: some hundredths of a
+/// second, for settings by the hundred.
+///
+/// # Panics
+/// If the rule itself panics.
+pub fn quick<R: MemoryRule>(rule: &R) -> Report {
+    let mut report = Report::new(rule);
+    check_reference(rule, Extent::Quick, &mut report);
+    recall::check(rule, &mut report);
+    endurance::check_quick(rule, endurance::QUICK_TOKENS, &mut report);
+    report
+}
+
+fn check_reference<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
+    transpose::check(rule, extent, report);
+    halves::check(rule, extent, report);
+    causal::check(rule, extent, report);
+    cut::check(rule, extent, report);
+    isolation::check(rule, extent, report);
+    alive::check(rule, extent, report);
 }
 
 /// The endurance check alone, over streams of `tokens` tokens: [`check`] takes 2,000.
 pub fn endurance<R: MemoryRule>(rule: &R, tokens: usize) -> Report {
-    let mut report = Report::new::<R>();
+    let mut report = Report::new(rule);
     endurance::check(rule, tokens, &mut report);
     report
 }
 
-/// Head sizes for checks that are about more than one size, among those that the rule accepts.
+/// The check of kernels alone: every kernel of the rule against its reference.
+pub fn kernels<R: MemoryRule>(rule: &R) -> Report {
+    let mut report = Report::new(rule);
+    kernels::check(rule, &mut report);
+    report
+}
+
+/// The endurance check of [`quick`] alone, over streams of `tokens` tokens: the reference, with all gates at the same
+/// place.
+pub fn quick_endurance<R: MemoryRule>(rule: &R, tokens: usize) -> Report {
+    let mut report = Report::new(rule);
+    endurance::check_quick(rule, tokens, &mut report);
+    report
+}
+
+/// Most operations of a token, of a head size that checks run at.
+const MOST_FLOPS: f64 = 1e6;
+
+/// Head sizes for checks that are about more than one size, among those that the rule accepts: those that take no more
+/// than [`MOST_FLOPS`] a token, or else the cheapest.
 fn sizes<R: MemoryRule>(rule: &R, sizes: &[(usize, usize)]) -> Vec<Dims> {
-    sizes.iter().map(|&(dk, dv)| Dims::new(dk, dv)).filter(|&d| rule.check(d).is_ok()).collect()
+    affordable(rule, sizes, MOST_FLOPS).unwrap_or_else(|cheapest| cheapest.into_iter().collect())
+}
+
+/// The accepted sizes that take no more than `most` operations a token; the cheapest accepted one if there are none.
+fn affordable<R: MemoryRule>(rule: &R, sizes: &[(usize, usize)], most: f64) -> Result<Vec<Dims>, Option<Dims>> {
+    let all = sizes.iter().map(|&(dk, dv)| Dims::new(dk, dv)).filter(|&d| rule.check(d).is_ok());
+    let (some, others): (Vec<Dims>, Vec<Dims>) = all.partition(|&d| rule.flops(d) <= most);
+    let cheapest = others.into_iter().min_by(|&a, &b| rule.flops(a).total_cmp(&rule.flops(b)));
+    if some.is_empty() { Err(cheapest) } else { Ok(some) }
 }

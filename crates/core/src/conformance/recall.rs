@@ -4,7 +4,7 @@
 use super::random::Random;
 use super::stream;
 use super::{Check, Report, sizes};
-use crate::rule::MemoryRule;
+use crate::rule::{About, MemoryRule};
 
 const TOKENS: usize = 40;
 /// Of the largest value; both sides are products of the same few numbers in f64.
@@ -12,9 +12,14 @@ const TOLERANCE: f64 = 1e-12;
 
 pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
     let about = rule.about();
-    if about.structure != "matrix" || !["none", "l2"].contains(&about.retention) {
-        let what =
-            format!("recall: no closed form for {} memories with {} retention", about.structure, about.retention);
+    let closed = about.structure == "matrix"
+        && about.features == "none"
+        && ["l2", "dot"].contains(&about.bias)
+        && ["none", "l2"].contains(&about.retention)
+        && ["gd", "momentum"].contains(&about.algorithm);
+    if !closed || !rule.inputs().iter().any(|i| i.name == "rate") || rule.reads_first() {
+        let About { structure, bias, retention, algorithm, .. } = about;
+        let what = format!("recall: no closed form for {structure}, {bias}, {retention}, {algorithm}");
         report.skipped.push(what);
         return;
     }
@@ -31,7 +36,7 @@ pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
             let row = |t: usize| -> Vec<f64> {
                 let width = input.width.of(d);
                 match (input.name, t) {
-                    ("q", _) | ("k", 0) => key.clone(),
+                    ("q", _) | ("k" | "replacement", 0) => key.clone(),
                     ("v", 0) => value.clone(),
                     ("rate", 0) => vec![1.0; width],
                     ("retain", _) => vec![retain[t]; width],

@@ -2,7 +2,7 @@
 
 use super::random::Random;
 use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
-use crate::rule::{Activation, Dims, Input, MemoryRule, StateTensor};
+use crate::rule::{Activation, Dims, Input, MemoryRule, StateTensor, start_state};
 use crate::scalar::Scalar;
 use crate::scan::CHECKPOINT_TOKENS;
 
@@ -33,7 +33,8 @@ pub(super) struct Gradients<F> {
 }
 
 /// Tokens that a stream's start state has taken: a state as it occurs, with every tensor alive.
-const WARM_TOKENS: usize = 8;
+/// It is no multiple of a usual chunk, so that chunks are open.
+const WARM_TOKENS: usize = 13;
 /// Tokens between two states that a backward pass of the reference keeps.
 const SEGMENT_TOKENS: usize = CHECKPOINT_TOKENS;
 
@@ -82,14 +83,21 @@ pub(super) fn activate(list: &[Input], d: Dims, pre: &[Vec<f64>]) -> Vec<Vec<f64
         out.push(match input.activation {
             Activation::Silu => silu,
             Activation::Unit => silu.chunks(input.width.of(d)).flat_map(unit).collect(),
+            Activation::Softmax => pre.chunks(input.width.of(d)).flat_map(softmax).collect(),
             Activation::Sigmoid { max, bias, .. } => pre.iter().map(|x| max * (x + bias).sigmoid()).collect(),
+            // One head is looked at; the first of four stands for all.
+            Activation::PerHead(decay) => vec![decay.of(0, 4); pre.len()],
+            Activation::Softplus { floor, bias } => {
+                let bias = bias.iter().cycle().take(input.width.of(d)).cycle();
+                pre.iter().zip(bias).map(|(x, b)| floor + (x + b).softplus()).collect()
+            }
         });
     }
     for (i, input) in list.iter().enumerate() {
         let Activation::Sigmoid { damped_by: Some(name), .. } = input.activation else { continue };
         let gate = list.iter().position(|other| other.name == name).expect("a gate is damped by a listed gate");
-        let gate = out[gate].clone();
-        out[i].iter_mut().zip(gate).for_each(|(x, g)| *x *= 1.0 - g);
+        let (gate, times) = (out[gate].clone(), input.width.of(d) / list[gate].width.of(d));
+        out[i].iter_mut().enumerate().for_each(|(j, x)| *x *= 1.0 - gate[j / times]);
     }
     out
 }
@@ -99,15 +107,26 @@ fn unit(x: &[f64]) -> Vec<f64> {
     x.iter().map(|x| x / norm).collect()
 }
 
+fn softmax(x: &[f64]) -> Vec<f64> {
+    let most = x.iter().fold(f64::NEG_INFINITY, |m: f64, &x| m.max(x));
+    let sum: f64 = x.iter().map(|x| (x - most).exp()).sum();
+    x.iter().map(|x| (x - most).exp() / sum).collect()
+}
+
 /// Number of values in a rule's state.
 pub(super) fn state_len<R: MemoryRule>(rule: &R, d: Dims) -> usize {
     rule.state(d).iter().map(StateTensor::len).sum()
 }
 
-/// A stream whose start state is all zero.
+/// A stream that starts as the rule says, learned tensors at their own start.
 pub(super) fn cold<R: MemoryRule>(rule: &R, d: Dims, tokens: usize, inputs: Vec<Vec<f64>>) -> Stream<f64> {
     let widths = rule.inputs().iter().map(|i| i.width.of(d)).collect();
-    Stream { d, tokens, pos: 0, inputs, widths, start: vec![0.0; state_len(rule, d)] }
+    Stream { d, tokens, pos: 0, inputs, widths, start: starts(rule, d, &mut Random::new(100)) }
+}
+
+/// The state before the first token, learned tensors drawn.
+pub(super) fn starts<R: MemoryRule>(rule: &R, d: Dims, draw: &mut Random) -> Vec<f64> {
+    start_state(&rule.state(d), &mut || draw.normal())
 }
 
 /// A stream as a mixer makes it at the default biases: standard normal pre-activations, gates `spread` times as
@@ -117,7 +136,7 @@ pub(super) fn mixed<R: MemoryRule>(rule: &R, d: Dims, tokens: usize, spread: f64
     let total = WARM_TOKENS + tokens;
     let mut pre = Vec::new();
     for input in &list {
-        let by = if matches!(input.activation, Activation::Sigmoid { .. }) { spread } else { 1.0 };
+        let by = if input.activation.is_gate() { spread } else { 1.0 };
         pre.push(draw.normals(total * input.width.of(d)).iter().map(|x| by * x).collect());
     }
     let all = cold(rule, d, total, activate(&list, d, &pre));

@@ -13,6 +13,7 @@ pub(crate) mod gates;
 pub mod gemm;
 pub(crate) mod loss;
 pub(crate) mod memory;
+pub(crate) mod miras;
 pub(crate) mod norm;
 mod parallel;
 pub(crate) mod pointwise;

@@ -25,6 +25,8 @@ mod reference;
 pub mod rope;
 
 pub use cpu::{Cpu, ScanKernel};
+pub(crate) use gates::damper;
+pub use gates::{GateKind, GateSpec, gate_specs};
 pub use reference::Reference;
 
 use crate::error::Result;
@@ -74,17 +76,6 @@ pub struct ConvShape {
     pub taps: usize,
     /// Scale every head's result to unit length, `x / sqrt(sum x^2 + 1e-6)`.
     pub unit: bool,
-}
-
-/// One gate of a rule, see [`crate::Activation::Sigmoid`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GateSpec {
-    /// Values per head and token.
-    pub width: usize,
-    /// Upper end of the range.
-    pub max: f64,
-    /// Index of the gate (of the same width) whose complement scales this one.
-    pub damped_by: Option<usize>,
 }
 
 /// Keys per block of the attention cache.
@@ -226,8 +217,8 @@ pub trait Ops: Sync {
         dw: &mut [Self::F],
     );
 
-    /// Activations of a rule's gates. `pre [T, sum_g H * width_g]` holds the gates one after the other in each
-    /// row, `bias [sum_g H * width_g]`; `out` holds one `[H, T, width_g]` after the other.
+    /// Activations of a rule's gates, see [`GateKind`]. `pre [T, sum_g H * columns_g]` holds the gates one after the
+    /// other in each row, `bias [sum_g H * columns_g]`; `out` holds one `[H, T, width_g]` after the other.
     fn gates_forward(
         &self,
         gates: &[GateSpec],

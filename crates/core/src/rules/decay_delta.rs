@@ -30,6 +30,7 @@ impl MemoryRule for DecayDelta {
             equation: "W' = retain W - rate (W k - v) kᵀ; y = W' q",
             source: "[Titans v1 eq.13]",
             structure: "matrix",
+            features: "none",
             bias: "l2",
             retention: "l2",
             algorithm: "gd",

@@ -29,6 +29,7 @@ impl MemoryRule for Delta {
             equation: "W' = W - rate (W k - v) kᵀ; y = W' q",
             source: "[Miras v1 eq.9]",
             structure: "matrix",
+            features: "none",
             bias: "l2",
             retention: "none",
             algorithm: "gd",

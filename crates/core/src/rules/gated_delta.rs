@@ -30,6 +30,7 @@ impl MemoryRule for GatedDelta {
             equation: "Wd = retain W; W' = Wd - rate (Wd k - v) kᵀ; y = W' q",
             source: "[GatedDeltaNet v3 eq.10]",
             structure: "matrix",
+            features: "none",
             bias: "l2",
             retention: "l2",
             algorithm: "gd",

@@ -29,6 +29,7 @@ impl MemoryRule for LinearAttention {
             equation: "W' = retain W + rate v kᵀ; y = W' q",
             source: "[NestedLearning v1 eq.64]",
             structure: "matrix",
+            features: "none",
             bias: "dot",
             retention: "l2",
             algorithm: "gd",

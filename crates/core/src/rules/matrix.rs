@@ -10,12 +10,12 @@ pub(crate) fn tensor(name: &'static str, d: Dims) -> StateTensor {
 }
 
 /// `W x`: `[dv]`.
-fn apply<F: Scalar>(w: &[F], x: &[F]) -> Vec<F> {
+pub(crate) fn apply<F: Scalar>(w: &[F], x: &[F]) -> Vec<F> {
     w.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(&a, &b)| a * b).sum()).collect()
 }
 
 /// `W^T e`: `[dk]`, the transpose of [`apply`] in its vector.
-fn apply_transposed<F: Scalar>(w: &[F], e: &[F]) -> Vec<F> {
+pub(crate) fn apply_transposed<F: Scalar>(w: &[F], e: &[F]) -> Vec<F> {
     let dk = w.len() / e.len();
     let mut out = vec![F::zero(); dk];
     for (row, &e) in w.chunks_exact(dk).zip(e) {
@@ -25,7 +25,7 @@ fn apply_transposed<F: Scalar>(w: &[F], e: &[F]) -> Vec<F> {
 }
 
 /// `W += s * a b^T`.
-fn add_outer<F: Scalar>(w: &mut [F], s: F, a: &[F], b: &[F]) {
+pub(crate) fn add_outer<F: Scalar>(w: &mut [F], s: F, a: &[F], b: &[F]) {
     for (row, &a) in w.chunks_exact_mut(b.len()).zip(a) {
         add_scaled(row, s * a, b);
     }
@@ -39,14 +39,14 @@ pub(crate) fn add_scaled<F: Scalar>(y: &mut [F], s: F, x: &[F]) {
 }
 
 /// `x *= s`.
-fn scale<F: Scalar>(x: &mut [F], s: F) {
+pub(crate) fn scale<F: Scalar>(x: &mut [F], s: F) {
     for x in x {
         *x *= s;
     }
 }
 
 /// Sum of products.
-fn dot<F: Scalar>(a: &[F], b: &[F]) -> F {
+pub(crate) fn dot<F: Scalar>(a: &[F], b: &[F]) -> F {
     a.iter().zip(b).map(|(&a, &b)| a * b).sum()
 }
 

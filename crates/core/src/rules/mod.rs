@@ -4,15 +4,14 @@
 //! its row in `hecate rules` and its Python name.
 
 pub(crate) mod matrix;
+mod named;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Cotangents, Kernel, KernelChoice, Scratch, Sequence};
 use crate::rule::{About, Dims, Input, MemoryRule, StateTensor};
 use crate::scalar::Scalar;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use std::fmt;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 /// Something to be done with a rule of a statically known type: how tests and tables walk the registry.
 pub trait RuleVisitor {
@@ -24,24 +23,12 @@ pub trait RuleVisitor {
 
 macro_rules! rules {
     ($($module:ident::$Rule:ident),* $(,)?) => {
-        $(mod $module; pub use $module::$Rule;)*
+        $(pub mod $module; pub use $module::$Rule;)*
 
         /// Any registered rule, with its configuration. In a config file: a name, or a table with `name`.
-        #[derive(Clone, Debug, PartialEq, Serialize)]
-        #[serde(tag = "name", rename_all = "snake_case")]
+        #[derive(Clone, Debug, PartialEq)]
         pub enum AnyRule {
             $(#[doc = concat!("See [`", stringify!($Rule), "`].")] $Rule($Rule)),*
-        }
-
-        /// The table form of [`AnyRule`].
-        #[derive(Deserialize)]
-        #[serde(tag = "name", rename_all = "snake_case")]
-        enum Table { $($Rule($Rule)),* }
-
-        impl From<Table> for AnyRule {
-            fn from(t: Table) -> Self {
-                match t { $(Table::$Rule(r) => AnyRule::$Rule(r)),* }
-            }
         }
 
         $(impl From<$Rule> for AnyRule {
@@ -49,20 +36,34 @@ macro_rules! rules {
         })*
 
         impl AnyRule {
-            /// Names of all rules, in the order of the registry.
-            pub const NAMES: &'static [&'static str] = &[$($Rule::NAME),*];
+            /// Names of the types of rules, in the order of the registry.
+            #[cfg(test)]
+            pub(crate) const TYPES: &'static [&'static str] = &[$($Rule::NAME),*];
 
-            /// Every rule at its default configuration.
+            /// Every rule at its default configuration: the types of the registry, each followed by its presets.
             pub fn all() -> Vec<AnyRule> {
-                vec![$(AnyRule::$Rule($Rule::default())),*]
+                let mut all = Vec::new();
+                $(all.push(AnyRule::$Rule($Rule::default()));
+                all.extend($Rule::presets().into_iter().map(AnyRule::$Rule));)*
+                all
+            }
+            /// The settings of this rule, without its name.
+            fn settings(&self) -> serde_json::Result<Value> {
+                match self { $(AnyRule::$Rule(r) => serde_json::to_value(r)),* }
+            }
+            /// A rule of the same type and name with other settings.
+            fn with_settings(&self, settings: Value) -> serde_json::Result<AnyRule> {
+                match self { $(AnyRule::$Rule(r) => {
+                    serde_json::from_value::<$Rule>(settings).map(|new| AnyRule::$Rule(new.named_like(r)))
+                }),* }
             }
             /// Calls `visitor` with the rule's own type.
             pub fn visit<V: RuleVisitor>(&self, visitor: V) -> V::Out {
                 match self { $(AnyRule::$Rule(r) => visitor.visit(r)),* }
             }
-            /// See [`MemoryRule::NAME`].
+            /// See [`MemoryRule::name`].
             pub fn name(&self) -> &'static str {
-                match self { $(AnyRule::$Rule(_) => $Rule::NAME),* }
+                match self { $(AnyRule::$Rule(r) => r.name()),* }
             }
             /// See [`MemoryRule::about`].
             pub fn about(&self) -> About {
@@ -144,6 +145,13 @@ rules! {
     gated_delta::GatedDelta,
     decay_delta::DecayDelta,
     titans::Titans,
+    miras::Miras,
+    oja::Oja,
+    hgrn2::Hgrn2,
+    rwkv7::Rwkv7,
+    lattice::Lattice,
+    trellis::Trellis,
+    tnt::Tnt,
 }
 
 /// One kernel as a table row.
@@ -181,7 +189,7 @@ fn choose<R: MemoryRule>(rule: &R, d: Dims, _tokens: usize, choice: KernelChoice
         KernelChoice::Named(name) => {
             let at = R::KERNELS.iter().position(|k| k.name == name && usable(k));
             at.map(Some).ok_or_else(|| Error::Kernel {
-                rule: R::NAME,
+                rule: rule.name(),
                 kernel: name.to_string(),
                 reason: format!(
                     "expected one of auto, reference{}",
@@ -193,17 +201,21 @@ fn choose<R: MemoryRule>(rule: &R, d: Dims, _tokens: usize, choice: KernelChoice
 }
 
 impl AnyRule {
+    /// Names of all rules, in the order of [`AnyRule::all`].
+    pub fn names() -> Vec<&'static str> {
+        Self::all().iter().map(AnyRule::name).collect()
+    }
+
     /// The rule called `name`, at its default configuration.
     ///
     /// # Errors
     /// [`Error::Unknown`] with the list of names.
     pub fn named(name: &str) -> Result<AnyRule> {
-        let at = Self::NAMES.iter().position(|&n| n == name).ok_or_else(|| Error::Unknown {
+        Self::all().into_iter().find(|rule| rule.name() == name).ok_or_else(|| Error::Unknown {
             what: "rule",
             got: name.to_string(),
-            known: Self::NAMES.join(", "),
-        })?;
-        Ok(Self::all().swap_remove(at))
+            known: Self::names().join(", "),
+        })
     }
 
     /// Number of values in one head's state.
@@ -212,22 +224,22 @@ impl AnyRule {
     }
 }
 
+/// A table: `name`, then every setting.
+impl Serialize for AnyRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let settings = self.settings().map_err(serde::ser::Error::custom)?;
+        named::with_name(self.name(), settings).serialize(serializer)
+    }
+}
+
+/// A name, or a table with `name` and the settings that differ from that rule's.
 impl<'de> Deserialize<'de> for AnyRule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameOrTable;
-        impl<'de> Visitor<'de> for NameOrTable {
-            type Value = AnyRule;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "the name of a rule, or a table with `name`")
-            }
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<AnyRule, E> {
-                AnyRule::named(name).map_err(E::custom)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AnyRule, A::Error> {
-                Table::deserialize(MapAccessDeserializer::new(map)).map(AnyRule::from)
-            }
-        }
-        deserializer.deserialize_any(NameOrTable)
+        use serde::de::Error as _;
+        let (name, changes) = named::parts("rule", Value::deserialize(deserializer)?).map_err(D::Error::custom)?;
+        let start = AnyRule::named(&name).map_err(D::Error::custom)?;
+        let settings = named::changed(start.settings().map_err(D::Error::custom)?, changes);
+        start.with_settings(settings).map_err(|e| D::Error::custom(format!("rule `{name}`: {e}")))
     }
 }
 
@@ -261,8 +273,8 @@ mod tests {
         for entry in std::fs::read_dir(dir).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let name = name.trim_end_matches(".rs");
-            if !["mod", "matrix"].contains(&name) {
-                assert!(AnyRule::NAMES.contains(&name), "rules/{name}.rs has no line in rules!");
+            if !["mod", "matrix", "named"].contains(&name) {
+                assert!(AnyRule::TYPES.contains(&name), "rules/{name}.rs has no line in rules!");
             }
         }
     }

@@ -31,6 +31,7 @@ impl MemoryRule for Titans {
             equation: "S' = momentum S - rate (W k - v) kᵀ; W' = retain W + S'; y = W' q",
             source: "[Titans v1 eq.13]",
             structure: "matrix",
+            features: "none",
             bias: "l2",
             retention: "l2",
             algorithm: "momentum",

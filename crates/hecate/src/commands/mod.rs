@@ -3,6 +3,7 @@
 mod bench;
 mod doctor;
 mod eval;
+mod experiment;
 mod generate;
 mod inspect;
 mod rules;
@@ -26,6 +27,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(args),
         Command::Rules(args) => rules::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Experiment(args) => experiment::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

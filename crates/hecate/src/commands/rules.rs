@@ -17,6 +17,7 @@ struct Row {
     equation: &'static str,
     source: &'static str,
     structure: &'static str,
+    features: &'static str,
     bias: &'static str,
     retention: &'static str,
     algorithm: &'static str,
@@ -38,6 +39,7 @@ pub fn run(args: &Rules) -> Result<(), Failure> {
         "equation",
         "source",
         "structure",
+        "features",
         "bias",
         "retention",
         "algorithm",
@@ -48,7 +50,7 @@ pub fn run(args: &Rules) -> Result<(), Failure> {
         "kernels",
     ]);
     for r in &rows {
-        let list = [r.name, r.equation, r.source, r.structure, r.bias, r.retention, r.algorithm];
+        let list = [r.name, r.equation, r.source, r.structure, r.features, r.bias, r.retention, r.algorithm];
         let numbers = [r.inputs.join(" "), r.state_floats.to_string(), format!("{}", r.flops_per_token)];
         let rest = [r.chunk.to_string(), r.kernels.join(" ")];
         table.row(list.map(String::from).into_iter().chain(numbers).chain(rest));
@@ -65,6 +67,7 @@ fn row(rule: &AnyRule) -> Row {
         equation: about.equation,
         source: about.source,
         structure: about.structure,
+        features: about.features,
         bias: about.bias,
         retention: about.retention,
         algorithm: about.algorithm,
@@ -77,6 +80,12 @@ fn row(rule: &AnyRule) -> Row {
             ChunkForm::Frozen => "frozen",
             ChunkForm::Sequential => "sequential only",
         },
-        kernels: rule.kernels(DIMS).iter().map(|k| k.name).collect(),
+        kernels: kernels(rule),
     }
+}
+
+/// Names of the kernels that run it here; `reference` alone where there are none.
+fn kernels(rule: &AnyRule) -> Vec<&'static str> {
+    let list: Vec<_> = rule.kernels(DIMS).iter().filter(|k| k.available).map(|k| k.name).collect();
+    if list.is_empty() { vec!["reference"] } else { list }
 }

@@ -63,6 +63,7 @@ pub fn resolve(args: &Train) -> Result<(String, RunConfig), Failure> {
     }
     // A resumed run may start in another folder.
     config.data.path = config.data.path.map(|p| std::path::absolute(&p).unwrap_or(p));
+    config.train.from = config.train.from.map(|p| std::path::absolute(&p).unwrap_or(p));
     config.check()?;
     Ok((name, config))
 }
@@ -166,6 +167,11 @@ fn describe(trainer: &Trainer, text: &str, estimate: &Estimate) {
         let decay = if t.weight_decay { "yes" } else { "no" };
         let numbers = [t.tensors.len(), t.parameters].map(|n| n.to_string());
         table.row([t.kind, decay].map(String::from).into_iter().chain(numbers).chain([short_names(&t.tensors)]));
+    }
+    if !config.train.only.is_empty() {
+        let trained = trainer.trained();
+        let names: Vec<&str> = trained.specs.iter().map(|spec| spec.name.as_str()).collect();
+        eprintln!("trained, {} parameters: {}", human::count(trained.count() as f64), names.join(", "));
     }
     eprint!("{}", table.plain());
     eprintln!("text: {text}");

@@ -2,15 +2,17 @@
 //!
 //! Every input of the rule is made as its [`Activation`] says: a projection with a short convolution, SiLU and
 //! perhaps unit length, or a gate. Alone, the read leaves through `norm * silu(x W_g)` and a projection
-//! [Titans v1 sec.4.4].
+//! [Titans v1 sec.4.4]. What the memory holds before the first token is learned where the rule says so; see
+//! [`starts`](super::starts).
 
+use super::starts::Starts;
 use super::{Builder, Call};
 use crate::config::MemoryConfig;
 use crate::error::{Error, Result};
 use crate::params::{Init, Kind};
 use crate::pool::{Pool, fit};
 use crate::state::Content;
-use hecate_core::ops::{ConvShape, GateSpec, HeadShape, Ops, conv};
+use hecate_core::ops::{ConvShape, GateSpec, HeadShape, Ops, conv, gate_specs};
 use hecate_core::scan::{PerInput, ScanShape};
 use hecate_core::{Activation, AnyRule, Dims, Input, Scalar};
 use std::ops::Range;
@@ -63,6 +65,7 @@ pub(crate) struct Memory {
     gate_weight: Range<usize>,
     gate_bias: Range<usize>,
     way_out: Option<WayOut>,
+    starts: Starts,
     state: Range<usize>,
     state_len: usize,
 }
@@ -94,6 +97,8 @@ impl Memory {
         let part = if alone { "mixer" } else { "mixer.memory" };
         let state_name = format!("{}.memory", b.prefix);
         let list = config.rule.inputs();
+        let tensors = config.rule.state(dims);
+        let (gates, bias) = gate_specs(&list, dims, heads);
         let mut memory = Self {
             place: b.prefix.clone(),
             rule: config.rule.clone(),
@@ -102,48 +107,43 @@ impl Memory {
             taps,
             slots: Vec::new(),
             projected: Vec::new(),
-            gates: Vec::new(),
+            gates,
             gate_weight: 0..0,
             gate_bias: 0..0,
             way_out: None,
+            starts: Starts::default(),
             state: 0..0,
             state_len: config.rule.state_len(dims),
         };
-        let mut bias = Vec::new();
         for input in &list {
-            memory.add_input(b, part, input, &list, &mut bias);
+            memory.add_input(b, part, input);
         }
-        if !memory.gates.is_empty() {
+        if !bias.is_empty() {
             let name = |what: &str| format!("{}.{part}.gates.{what}", b.prefix);
             // Half the size of other weights: at the start the biases rule.
             let init = Init::Normal(0.5 * (b.width as f64).powf(-0.5));
             memory.gate_weight = b.params.add(name("weight"), &[b.width, bias.len()], Kind::Gate, init);
             memory.gate_bias = b.params.add(name("bias"), &[bias.len()], Kind::Gate, Init::Row(bias));
         }
+        memory.starts = Starts::new(b, part, heads, &tensors);
         memory.way_out = alone.then(|| WayOut {
             gate: b.weight(&format!("{part}.out_gate"), b.width, heads * dims.dv),
             scale: b.norm(&format!("{part}.out_norm"), heads * dims.dv),
             out: b.weight_out(&format!("{part}.out"), heads * dims.dv),
         });
-        memory.state = b.state.add(state_name, Content::Memory { heads, tensors: config.rule.state(dims) });
+        memory.state = b.state.add(state_name, Content::Memory { heads, tensors });
         memory
     }
 
-    fn add_input(&mut self, b: &mut Builder<'_>, part: &str, input: &Input, list: &[Input], bias: &mut Vec<f64>) {
-        let width = input.width.of(self.dims);
-        let inner = self.heads * width;
+    fn add_input(&mut self, b: &mut Builder<'_>, part: &str, input: &Input) {
         let unit = match input.activation {
             Activation::Unit => true,
             Activation::Silu => false,
-            Activation::Sigmoid { max, bias: start, damped_by } => {
-                let is_gate = |i: &&Input| matches!(i.activation, Activation::Sigmoid { .. });
-                let index = |name| list.iter().filter(is_gate).position(|i| i.name == name);
-                self.slots.push(Slot::Gate);
-                self.gates.push(GateSpec { width, max, damped_by: damped_by.and_then(index) });
-                bias.extend(std::iter::repeat_n(start, inner));
-                return;
-            }
+            // Every other input is a gate, see `gate_specs`.
+            _ => return self.slots.push(Slot::Gate),
         };
+        let width = input.width.of(self.dims);
+        let inner = self.heads * width;
         self.slots.push(Slot::Projected);
         let weight = b.weight(&format!("{part}.{}", input.name), b.width, inner);
         let conv_name = format!("{}.{part}.{}.conv", b.prefix, input.name);
@@ -238,10 +238,10 @@ impl Memory {
             }
             conv::push_tail(channels, self.taps, pre, &mut state[p.tail.clone()]);
         }
-        let gates = tokens * self.gate_bias.len();
-        call.linear(&self.gate_weight, x, fit(&mut tape.gate_pre, gates));
+        call.linear(&self.gate_weight, x, fit(&mut tape.gate_pre, tokens * self.gate_bias.len()));
         let bias = &call.params[self.gate_bias.clone()];
-        let out = fit(&mut tape.gates, gates);
+        let values = self.heads * self.gates.iter().map(|g| g.width).sum::<usize>();
+        let out = fit(&mut tape.gates, tokens * values);
         call.ops.gates_forward(&self.gates, tokens, self.heads, &tape.gate_pre, bias, out);
 
         let s = self.scan_shape(tokens, call.pos);
@@ -250,12 +250,16 @@ impl Memory {
         let y = fit(&mut tape.y, self.head_shape(tokens).len());
         let inputs = inputs(&self.slots, &self.gates, tokens * self.heads, &tape.inputs, &tape.gates);
         let memory = &mut state[self.state.clone()];
+        if call.pos == 0 && tokens > 0 {
+            self.starts.pour(call.params, memory);
+        }
         let saved = call.record.then_some(saved);
         let result = call.ops.scan_forward(&self.rule, s, &inputs, memory, y, saved, call.write);
         result.map_err(|source| Error::Core { place: self.place.clone(), source })
     }
 
-    /// Transpose of [`Memory::forward`]; `dy [H, T, dv]`. The state at the start of the call is a constant.
+    /// Transpose of [`Memory::forward`]; `dy [H, T, dv]`. The state at the start of the call is a constant, except
+    /// before the first token, where its gradient is that of the learned starts.
     pub fn backward<O: Ops>(
         &self,
         call: &Call<'_, O>,
@@ -279,6 +283,9 @@ impl Memory {
                 .scan_backward(&self.rule, s, &inputs, &tape.saved, dy, &mut dinputs, &mut dstate)
                 .map_err(|source| Error::Core { place: self.place.clone(), source })?;
         }
+        if call.pos == 0 {
+            self.starts.pour_backward(&dstate, grads);
+        }
         let mut dpre = pool.zeros(tape.gate_pre.len());
         let bias = &call.params[self.gate_bias.clone()];
         let dbias = &mut grads[self.gate_bias.clone()];
@@ -301,7 +308,7 @@ impl Memory {
     /// Mean of each gate over heads and tokens of the recorded call, by the name of its input.
     pub fn gate_means<F: Scalar>(&self, tape: &MemoryTape<F>) -> Vec<(&'static str, f64)> {
         let names = self.rule.inputs();
-        let gates = names.iter().filter(|i| matches!(i.activation, Activation::Sigmoid { .. }));
+        let gates = names.iter().filter(|i| !matches!(i.activation, Activation::Unit | Activation::Silu));
         let rows = tape.gates.len() / self.gates.iter().map(|g| g.width).sum::<usize>().max(1);
         let mut rest = tape.gates.as_slice();
         let mean = |(input, gate): (&Input, &GateSpec)| {

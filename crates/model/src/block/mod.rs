@@ -4,6 +4,7 @@ mod attention;
 mod mag;
 mod memory;
 mod mlp;
+mod starts;
 
 use crate::config::{BlockConfig, ChannelConfig, MixerConfig};
 use crate::error::Result;

@@ -6,9 +6,10 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::params::{ParamLayout, Params};
+use crate::params::{ParamLayout, ParamSpec, Params};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Settings of [`AdamW`]; the rate comes from the schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,7 +56,11 @@ impl AdamWConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
     config: AdamWConfig,
-    /// Mean of gradients, laid out like the parameters.
+    /// The tensors that it trains, in buffers of their own.
+    layout: ParamLayout,
+    /// Where each of them lies among the parameters.
+    places: Vec<Range<usize>>,
+    /// Mean of gradients, laid out as [`AdamW::layout`] says.
     pub m: Vec<f32>,
     /// Mean of squared gradients.
     pub v: Vec<f32>,
@@ -64,13 +69,25 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Before its first step, for `len` parameters.
-    pub fn new(config: AdamWConfig, len: usize) -> Self {
-        Self { config, m: vec![0.0; len], v: vec![0.0; len], steps: 0 }
+    /// Before its first step, for the tensors of `params` that `trained` picks; it never touches the others.
+    pub fn new(config: AdamWConfig, params: &ParamLayout, trained: impl Fn(&ParamSpec) -> bool) -> Self {
+        let (mut layout, mut places) = (ParamLayout::default(), Vec::new());
+        for spec in params.specs.iter().filter(|spec| trained(spec)) {
+            layout.add(spec.name.clone(), &spec.shape, spec.kind, spec.init.clone());
+            places.push(spec.range.clone());
+        }
+        let (m, v) = (vec![0.0; layout.len], vec![0.0; layout.len]);
+        Self { config, layout, places, m, v, steps: 0 }
     }
 
-    /// One step at rate `lr`. Each parameter is on its own, so the number of threads does not matter.
-    pub fn step(&mut self, layout: &ParamLayout, params: &mut Params<f32>, grads: &[f32], lr: f64) {
+    /// The tensors that it trains, and where their means lie.
+    pub fn layout(&self) -> &ParamLayout {
+        &self.layout
+    }
+
+    /// One step at rate `lr`; `grads` is laid out like the parameters. Each parameter is on its own, so the number of
+    /// threads does not matter.
+    pub fn step(&mut self, params: &mut Params<f32>, grads: &[f32], lr: f64) {
         self.steps += 1;
         let c = &self.config;
         let t = self.steps as f64;
@@ -78,7 +95,7 @@ impl AdamW {
         let correct1 = (1.0 / (1.0 - c.beta1.powf(t))) as f32;
         let correct2 = (1.0 / (1.0 - c.beta2.powf(t))) as f32;
         let (lr32, eps) = (lr as f32, c.eps as f32);
-        for spec in &layout.specs {
+        for (spec, place) in self.layout.specs.iter().zip(&self.places) {
             let keep = if spec.kind.decays() { (1.0 - lr * c.weight_decay) as f32 } else { 1.0 };
             let r = spec.range.clone();
             let update = |p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]| {
@@ -89,9 +106,9 @@ impl AdamW {
                 }
             };
             const CHUNK: usize = 1 << 14;
-            params.data[r.clone()]
+            params.data[place.clone()]
                 .par_chunks_mut(CHUNK)
-                .zip(grads[r.clone()].par_chunks(CHUNK))
+                .zip(grads[place.clone()].par_chunks(CHUNK))
                 .zip(self.m[r.clone()].par_chunks_mut(CHUNK))
                 .zip(self.v[r].par_chunks_mut(CHUNK))
                 .for_each(|(((p, g), m), v)| update(p, g, m, v));
@@ -104,6 +121,25 @@ mod tests {
     use super::*;
     use crate::params::{Init, Kind};
 
+    #[test]
+    fn tensors_that_are_not_trained_stay_as_they_are_and_take_no_memory() {
+        let mut layout = ParamLayout::default();
+        for name in ["a", "b", "c"] {
+            layout.add(name.into(), &[20], Kind::Matrix, Init::Constant(1.0));
+        }
+        let mut params: Params<f32> = layout.init(0);
+        let mut opt = AdamW::new(AdamWConfig::default(), &layout, |spec| spec.name == "b");
+        let mut all = AdamW::new(AdamWConfig::default(), &layout, |_| true);
+        let grads: Vec<f32> = (0..layout.len).map(|i| i as f32).collect();
+        let mut whole = params.clone();
+        opt.step(&mut params, &grads, 0.01);
+        all.step(&mut whole, &grads, 0.01);
+        let ranges: Vec<_> = layout.specs.iter().map(|spec| spec.range.clone()).collect();
+        assert_eq!(params.data[ranges[1].clone()], whole.data[ranges[1].clone()]);
+        assert!([0, 2].iter().all(|&i| params.data[ranges[i].clone()].iter().all(|&x| x == 1.0)));
+        assert_eq!((opt.layout().count(), opt.m.len()), (20, 20));
+    }
+
     /// Three steps by hand in double precision.
     #[test]
     fn a_short_trajectory_matches_the_formula() {
@@ -111,7 +147,7 @@ mod tests {
         layout.add("w".into(), &[2], Kind::Matrix, Init::Constant(1.0));
         layout.add("b".into(), &[1], Kind::Gate, Init::Constant(1.0));
         let mut params: Params<f32> = layout.init(0);
-        let mut opt = AdamW::new(AdamWConfig::default(), layout.len);
+        let mut opt = AdamW::new(AdamWConfig::default(), &layout, |_| true);
         let places: Vec<usize> = layout.specs.iter().flat_map(|spec| spec.range.clone()).collect();
         let c = AdamWConfig::default();
         let (mut m, mut v, mut p) = ([0.0; 3], [0.0; 3], [1.0; 3]);
@@ -119,7 +155,7 @@ mod tests {
             let g = [0.5 * f64::from(t), -1.0, 0.25];
             let mut grads = vec![0.0; layout.len];
             places.iter().zip(g).for_each(|(&at, g)| grads[at] = g as f32);
-            opt.step(&layout, &mut params, &grads, 0.01);
+            opt.step(&mut params, &grads, 0.01);
             for i in 0..3 {
                 m[i] = c.beta1 * m[i] + (1.0 - c.beta1) * g[i];
                 v[i] = c.beta2 * v[i] + (1.0 - c.beta2) * g[i] * g[i];

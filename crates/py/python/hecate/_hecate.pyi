@@ -4,7 +4,19 @@ from typing import Any, Literal, TypedDict, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Generation", "Model", "State", "__version__", "forward", "load", "rules", "vjp"]
+__all__ = [
+    "AssociativeMemory",
+    "Generation",
+    "Model",
+    "PairMemory",
+    "State",
+    "__version__",
+    "forward",
+    "load",
+    "rules",
+    "start",
+    "vjp",
+]
 __version__: str
 
 _F = TypeVar("_F", np.float32, np.float64)
@@ -13,11 +25,13 @@ class _Input(TypedDict):
     name: str
     kind: Literal["scalar", "key", "value", "fixed"]
     width: int
+    default: float | None
     about: str
 
 class _StateTensor(TypedDict):
     name: str
     shape: tuple[int, ...]
+    start: Literal["zero", "learned", "identity", "same"]
 
 class _Kernel(TypedDict):
     name: str
@@ -30,6 +44,7 @@ class _RuleRow(TypedDict):
     equation: str
     source: str
     structure: str
+    features: str
     bias: str
     retention: str
     algorithm: str
@@ -53,7 +68,57 @@ def vjp(
     dstate: dict[str, NDArray[_F]] | None = None,
     kernel: str = "auto",
 ) -> dict[str, Any]: ...
+def start(
+    rule: str | dict[str, Any],
+    key_width: int,
+    value_width: int,
+    *,
+    heads: int | None = None,
+    batch: int = 1,
+    seed: int = 0,
+    dtype: str = "float64",
+) -> dict[str, Any]: ...
 def load(path: str | os.PathLike[str]) -> Model: ...
+@final
+class AssociativeMemory:
+    def __new__(
+        cls,
+        rule: str | dict[str, Any],
+        key_width: int,
+        value_width: int,
+        *,
+        seed: int = 0,
+        dtype: str = "float64",
+    ) -> AssociativeMemory: ...
+    def write(self, keys: NDArray[Any], values: NDArray[Any], **gates: float | NDArray[Any]) -> None: ...
+    def read(self, queries: NDArray[Any]) -> NDArray[Any]: ...
+    @property
+    def state(self) -> dict[str, Any]: ...
+    @property
+    def written(self) -> int: ...
+    def reset(self) -> None: ...
+    def copy(self) -> AssociativeMemory: ...
+
+@final
+class PairMemory:
+    def __new__(
+        cls,
+        key_width: int,
+        value_width: int,
+        *,
+        window: int | None = None,
+        sharpness: float | None = None,
+        dtype: str = "float64",
+    ) -> PairMemory: ...
+    def write(self, keys: NDArray[Any], values: NDArray[Any]) -> None: ...
+    def read(self, queries: NDArray[Any]) -> NDArray[Any]: ...
+    @property
+    def state(self) -> dict[str, Any]: ...
+    @property
+    def written(self) -> int: ...
+    def reset(self) -> None: ...
+    def copy(self) -> PairMemory: ...
+
 @final
 class Model:
     @property

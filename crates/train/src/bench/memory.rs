@@ -5,17 +5,32 @@ use super::harness::{Call, Case, Fault, Work};
 use super::inputs::{fault, numbers};
 use hecate_core::ops::{Cpu, Ops, ScanKernel};
 use hecate_core::scan::{self, ScanShape, Write};
-use hecate_core::{Activation, AnyRule, Dims, Scalar};
+use hecate_core::{Activation, AnyRule, Dims, Scalar, start_state};
+use serde_json::json;
 
 const HEADS: usize = 8;
 /// Tokens of the calls that are compared with the reference, which is slow: two checkpoints and an edge.
 const VERIFIED_TOKENS: usize = 130;
 
+/// Tokens of a row without kernels, whose reference is slow.
+const REFERENCE_TOKENS: usize = 8;
+/// Operations of a token from which fewer heads and tokens are compared with the reference: one checkpoint and an edge.
+const COSTLY: f64 = 1e5;
+const COSTLY_HEADS: usize = 2;
+const COSTLY_TOKENS: usize = 66;
+
 pub(super) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
+    let width = 64;
     for rule in AnyRule::all() {
-        all.extend(rows(&rule, "auto", 64, 2048));
-        all.push(forward(&rule, "auto", 64, 1));
+        // Rows bear the name of the kernel that `auto` picks.
+        match rule.kernels(Dims::new(width, width)).iter().find(|kernel| kernel.available) {
+            Some(kernel) => {
+                all.extend(rows(&rule, kernel.name, width, 2048));
+                all.push(forward(&rule, "auto", width, 1));
+            }
+            None => all.push(forward(&rule, "reference", width, REFERENCE_TOKENS)),
+        }
     }
     for name in ["gated_delta", "titans"] {
         let rule = AnyRule::named(name).expect("the rule is registered");
@@ -25,7 +40,23 @@ pub(super) fn cases() -> Vec<Case> {
             }
         }
     }
+    // What the canonical form of a frozen memory costs beside its block form.
+    for name in ["titans_mlp", "titans_mlp_chunk8", "ttt_linear"] {
+        let rule = AnyRule::named(name).expect("the rule is registered");
+        all.extend(rows(&rule, "token", width, 512));
+    }
+    all.extend(orthogonal().iter().flat_map(|rule| rows(rule, "blocks", width, 2048)));
     all
+}
+
+/// Matrix and perceptron with orthogonal steps once per chunk, and the first with plain ones, to compare.
+fn orthogonal() -> Vec<AnyRule> {
+    let rule = |structure: &str, algorithm: serde_json::Value| {
+        serde_json::from_value(json!({"name": "miras", "structure": structure, "algorithm": algorithm, "chunk": 64}))
+            .expect("the settings exist")
+    };
+    let muon = json!({"name": "muon", "when": "chunk"});
+    vec![rule("matrix", json!("momentum")), rule("matrix", muon.clone()), rule("mlp", muon)]
 }
 
 fn rows(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> [Case; 2] {
@@ -39,6 +70,7 @@ struct Scan {
     kernel: ScanKernel,
     shape: ScanShape,
     inputs: Vec<Vec<f32>>,
+    start: Vec<f32>,
     state: Vec<f32>,
     y: Vec<f32>,
     saved: Vec<f32>,
@@ -48,9 +80,13 @@ struct Scan {
 }
 
 impl Scan {
-    fn new(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> Self {
-        let shape = ScanShape { heads: HEADS, tokens, dims: Dims::new(width, width), pos: 0 };
-        let (reads, len) = (HEADS * tokens * width, HEADS * rule.state_len(shape.dims));
+    fn new(rule: &AnyRule, kernel: &str, heads: usize, width: usize, tokens: usize) -> Self {
+        let shape = ScanShape { heads, tokens, dims: Dims::new(width, width), pos: 0 };
+        let (reads, len) = (heads * tokens * width, heads * rule.state_len(shape.dims));
+        let mut unit = numbers(len, 3).into_iter().cycle().map(|x| f64::from(x) * 3.0_f64.sqrt());
+        let tensors = rule.state(shape.dims);
+        let start = (0..heads).flat_map(|_| start_state(&tensors, &mut || unit.next().unwrap_or(0.0)));
+        let start: Vec<f32> = start.map(|x| x as f32).collect();
         let inputs = inputs(rule, shape);
         Self {
             rule: rule.clone(),
@@ -58,7 +94,8 @@ impl Scan {
             shape,
             gradients: inputs.iter().map(|x| vec![0.0; x.len()]).collect(),
             inputs,
-            state: vec![0.0; len],
+            state: start.clone(),
+            start,
             y: vec![0.0; reads],
             saved: vec![0.0; len * shape.checkpoints()],
             dy: numbers(reads, 5),
@@ -66,11 +103,11 @@ impl Scan {
         }
     }
 
-    /// Forward from an empty memory; a pass of training keeps its checkpoints.
+    /// Forward from a new memory; a pass of training keeps its checkpoints.
     fn forward(&mut self, cpu: &Cpu, training: bool) {
         let inputs: Vec<&[f32]> = self.inputs.iter().map(|x| &x[..]).collect();
         let saved = training.then_some(&mut self.saved[..]);
-        self.state.fill(0.0);
+        self.state.copy_from_slice(&self.start);
         let cpu = cpu.clone().with_scan(self.kernel.clone());
         cpu.scan_forward(&self.rule, self.shape, &inputs, &mut self.state, &mut self.y, saved, Write::Yes)
             .expect("the kernel is in the list of its rule");
@@ -100,8 +137,18 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
                 x.iter_mut().for_each(|x| *x /= norm);
             }),
             Activation::Silu => {}
+            Activation::Softmax => data.chunks_mut(width).for_each(|x| {
+                x.iter_mut().for_each(|x| *x = x.exp());
+                let sum = x.iter().sum::<f32>();
+                x.iter_mut().for_each(|x| *x /= sum);
+            }),
             Activation::Sigmoid { max, bias, .. } => {
                 data.iter_mut().for_each(|x| *x = (max * (f64::from(*x) + bias).sigmoid()) as f32);
+            }
+            Activation::PerHead(decay) => data.fill(decay.of(0, s.heads) as f32),
+            Activation::Softplus { floor, bias } => {
+                let bias = bias.iter().cycle().take(width).cycle();
+                data.iter_mut().zip(bias).for_each(|(x, b)| *x = (floor + (f64::from(*x) + b).softplus()) as f32);
             }
         }
         all.push(data);
@@ -110,7 +157,8 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
         if let Activation::Sigmoid { damped_by: Some(by), .. } = input.activation {
             let by = list.iter().position(|input| input.name == by).expect("a gate damps by another gate");
             let by = all[by].clone();
-            all[i].iter_mut().zip(by).for_each(|(x, by)| *x *= 1.0 - by);
+            let times = all[i].len() / by.len();
+            all[i].iter_mut().enumerate().for_each(|(j, x)| *x *= 1.0 - by[j / times]);
         }
     }
     all
@@ -118,7 +166,9 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
 
 /// Compares fewer tokens with the reference in double precision, forward and backward.
 fn against_reference(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> Fault {
-    let mut scan = Scan::new(rule, kernel, width, tokens.min(VERIFIED_TOKENS));
+    let costly = rule.flops(Dims::new(width, width)) > COSTLY;
+    let (heads, most) = if costly { (COSTLY_HEADS, COSTLY_TOKENS) } else { (HEADS, VERIFIED_TOKENS) };
+    let mut scan = Scan::new(rule, kernel, heads, width, tokens.min(most));
     Box::new(move |cpu| {
         scan.gradients.iter_mut().for_each(|x| x.fill(0.0));
         scan.forward(cpu, true);
@@ -127,7 +177,7 @@ fn against_reference(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) 
         let (rule, s) = (&scan.rule, scan.shape);
         let inputs: Vec<Vec<f64>> = scan.inputs.iter().map(|x| double(x)).collect();
         let inputs: Vec<&[f64]> = inputs.iter().map(|x| &x[..]).collect();
-        let (mut state, mut dstate) = (vec![0.0; scan.state.len()], vec![0.0; scan.state.len()]);
+        let (mut state, mut dstate) = (double(&scan.start), vec![0.0; scan.state.len()]);
         let (mut y, mut saved) = (vec![0.0; scan.y.len()], vec![0.0; scan.saved.len()]);
         scan::reference_forward(rule, s, &inputs, &mut state, &mut y, Some(&mut saved), Write::Yes);
         let mut gradients: Vec<Vec<f64>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
@@ -162,14 +212,18 @@ fn row(
     let dims = Dims::new(width, width);
     let per_entry = rule.flops(dims) / (width * width) as f64;
     let (own, named) = (rule.clone(), kernel.to_string());
+    let settings = match rule.name() {
+        "miras" => format!(" {} {}", rule.about().structure, rule.about().algorithm),
+        _ => String::new(),
+    };
     Case {
-        name: format!("{} {kernel} {HEADS}x{width} T={tokens} {what}", rule.name()),
+        name: format!("{}{settings} {kernel} {HEADS}x{width} T={tokens} {what}", rule.name()),
         formula: format!("{} H T D D", passes * per_entry),
         flops: passes * rule.flops(dims) * (HEADS * tokens) as f64,
         tokens: Some(tokens),
         build: Box::new(move || Work {
             fault: against_reference(&own, &named, width, tokens),
-            call: call(Scan::new(&own, &named, width, tokens)),
+            call: call(Scan::new(&own, &named, HEADS, width, tokens)),
         }),
     }
 }

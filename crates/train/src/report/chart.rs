@@ -275,16 +275,21 @@ fn percent(at: f64) -> String {
 
 /// A number in about four digits, without zeros at its end.
 pub(super) fn brief(x: f64) -> String {
+    rounded(x, 4)
+}
+
+/// A number in about this many digits, without zeros at its end.
+pub(crate) fn rounded(x: f64, digits: usize) -> String {
     let size = x.abs();
     if size == 0.0 {
         return "0".into();
     }
     if !(1e-4..1e6).contains(&size) {
-        let text = format!("{x:.3e}");
+        let text = format!("{x:.0$e}", digits - 1);
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         return format!("{}e{exponent}", mantissa.trim_end_matches('0').trim_end_matches('.'));
     }
-    let decimals = (3.0 - size.log10().floor()).clamp(0.0, 8.0) as usize;
+    let decimals = (digits as f64 - 1.0 - size.log10().floor()).clamp(0.0, 8.0) as usize;
     let text = format!("{x:.decimals$}");
     if decimals == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').into() }
 }

@@ -2,7 +2,7 @@
 
 /// A piece of a page. Literals go in as they are; everything else is escaped.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Html(String);
+pub(crate) struct Html(String);
 
 impl Html {
     /// Markup of the program itself; `'static`, so that no text of a run gets here.
@@ -31,6 +31,11 @@ impl Html {
     pub fn push(&mut self, other: &Html) -> &mut Self {
         self.0.push_str(&other.0);
         self
+    }
+
+    /// The markup.
+    pub fn into_string(self) -> String {
+        self.0
     }
 
     /// A page from a template in which `{{name}}` stands for a piece. Braces inside the pieces mean nothing.

@@ -17,6 +17,11 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use chart::rounded;
+pub(crate) use html::Html;
+pub(crate) use points::drawable;
+pub(crate) use scale::{Axis, Kind};
+
 use crate::atomic;
 use crate::error::Result;
 use crate::run_folder::REPORT;

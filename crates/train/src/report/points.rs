@@ -7,7 +7,7 @@ pub(super) type Points = Vec<(f64, f64)>;
 const DRAWABLE: f64 = 1e100;
 
 /// Whether a number can be drawn.
-pub(super) fn drawable(x: f64) -> bool {
+pub(crate) fn drawable(x: f64) -> bool {
     x.abs() < DRAWABLE
 }
 

@@ -4,7 +4,7 @@ use super::points::drawable;
 
 /// How numbers lie along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Evenly.
     Linear,
     /// By their logarithm, with ticks at powers of ten and what lies between them.
@@ -15,7 +15,7 @@ pub(super) enum Kind {
 
 /// An axis over a range of numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
     kind: Kind,
     /// Ends, after the logarithm where there is one; `low < high`.
     low: f64,

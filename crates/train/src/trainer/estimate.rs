@@ -97,7 +97,7 @@ impl Trainer {
         let passes = threads.min(1 + u64::from(self.model.memories().next().is_some()));
         Ok(Estimate {
             program: held.now + CODE_BYTES + threads * THREAD_BYTES,
-            parameters: F32 * len * (3 + self.buffers.len() as u64),
+            parameters: F32 * (len * (1 + self.buffers.len() as u64) + 2 * self.trained().len as u64),
             states: F32 * (self.states.len() * self.model.state_layout().len) as u64,
             activations: F32 * self.pass_len(self.config.model.context)? as u64 * tasks,
             evaluation: F32 * (passes * self.evaluation_len()? as u64 + len),

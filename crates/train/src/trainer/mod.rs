@@ -6,17 +6,19 @@
 
 mod estimate;
 mod save;
+mod trained;
 
 use estimate::check_memory;
 pub use estimate::{Estimate, Held};
 pub use save::lineage;
 
 use crate::error::{Error, Result};
+use crate::loaded;
 use crate::run_config::{OptimizerConfig, RunConfig};
 use crate::stream::{Lanes, Segment, Stream};
 use hecate_core::ops::Cpu;
 use hecate_model::optim::{AdamW, clip};
-use hecate_model::{Model, Params, State, Tape};
+use hecate_model::{Model, ParamLayout, Params, State, Tape};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -63,15 +65,17 @@ impl Trainer {
     /// A run before its first step.
     ///
     /// # Errors
-    /// A config that cannot run, or a text that is too short for it.
+    /// A config that cannot run, a text that is too short for it, or weights to start from that do not fit it.
     pub fn new(config: &RunConfig, stream: Stream) -> Result<Self> {
         config.check()?;
         let model = Model::new(&config.model)?;
         check_memory(config, &model)?;
         let lanes = Lanes::new(stream, config.train.lanes, config.model.context)?;
-        let params = model.params().init(config.seed);
-        let OptimizerConfig::AdamW(optimizer) = &config.optimizer;
-        let optimizer = AdamW::new(optimizer.clone(), model.params().len);
+        let params = match &config.train.from {
+            Some(folder) => loaded::weights_for(&model, folder)?,
+            None => model.params().init(config.seed),
+        };
+        let optimizer = optimizer(config, &model)?;
         Ok(Self::assemble(config.clone(), model, params, optimizer, lanes))
     }
 
@@ -95,6 +99,10 @@ impl Trainer {
     /// Its parameters.
     pub fn params(&self) -> &Params<f32> {
         &self.params
+    }
+    /// The tensors that are trained.
+    pub fn trained(&self) -> &ParamLayout {
+        self.optimizer.layout()
     }
     /// Steps done.
     pub fn step_count(&self) -> u64 {
@@ -130,44 +138,51 @@ impl Trainer {
         let tokens = self.config.train.lanes * self.config.model.context * self.config.train.accumulate;
         self.buffers.iter_mut().for_each(|b| b.fill(0.0));
         let mut loss = 0.0;
-        for _ in 0..self.config.train.accumulate {
-            loss += self.read_lanes(1.0 / tokens as f32)?;
+        for read in 0..self.config.train.accumulate {
+            loss += self.read_lanes(1.0 / tokens as f32, read)?;
         }
         sum_tree(&mut self.buffers);
+        self.forget_untrained();
         let grads = &mut self.buffers[0];
         let grad_norm = clip(grads, self.config.train.clip);
         if !grad_norm.is_finite() {
             return Err(self.blame_gradient());
         }
         let rate = self.config.schedule.rate(self.step, self.config.train.steps);
-        self.optimizer.step(self.model.params(), &mut self.params, grads, rate);
+        self.optimizer.step(&mut self.params, grads, rate);
         self.step += 1;
         let traces = std::mem::take(&mut *self.traces.lock().expect("no task panicked"));
         Ok(StepReport { step: self.step, loss: loss / tokens as f64, grad_norm, rate, tokens: tokens as u64, traces })
     }
 
-    /// Forward and backward over one stretch of every lane; the sum of the losses.
-    fn read_lanes(&mut self, weight: f32) -> Result<f64> {
+    /// Clears the gradients of tensors that are not trained, so that the global norm is that of the others.
+    fn forget_untrained(&mut self) {
+        let trained = &self.optimizer.layout().specs;
+        for spec in &self.model.params().specs {
+            if !trained.iter().any(|t| t.name == spec.name) {
+                self.buffers[0][spec.range.clone()].fill(0.0);
+            }
+        }
+    }
+
+    /// Forward and backward over one stretch of every lane, the step's `read`-th; the sum of the losses.
+    fn read_lanes(&mut self, weight: f32, read: usize) -> Result<f64> {
         let count = self.buffers.len();
         let mut tasks: Vec<Task<'_>> = (0..count).map(|_| Vec::new()).collect();
         for (lane, (segments, state)) in self.lanes.next_step().into_iter().zip(&mut self.states).enumerate() {
-            tasks[lane % count].push((segments, state));
+            tasks[lane % count].push((segments, state, self.config.train.starts_anew(self.step, lane, read)));
         }
         // One task per buffer keeps the threads busy; only with more threads than that do they share an op.
         let ops = self.ops.clone().with_parallel(rayon::current_num_threads() > count);
-        let lane = Lane {
-            model: &self.model,
-            ops: &ops,
-            params: &self.params,
-            reset: self.config.train.reset_each_step,
-            weight,
-            step: self.step + 1,
-        };
+        let lane = Lane { model: &self.model, ops: &ops, params: &self.params, weight, step: self.step + 1 };
         let (tapes, traces) = (&self.tapes, &self.traces);
         let run = |(buffer, (lanes, grads)): (usize, (Task<'_>, &mut Vec<f32>))| -> Result<Vec<f64>> {
             let mut tape = tapes.lock().expect("no task panicked").pop().unwrap_or_default();
             let mut sums = Vec::with_capacity(lanes.len());
-            for (i, (segments, state)) in lanes.into_iter().enumerate() {
+            for (i, (segments, state, anew)) in lanes.into_iter().enumerate() {
+                if anew {
+                    state.reset();
+                }
                 sums.push(lane.read(&segments, state, grads, &mut tape)?);
                 if (buffer, i) == (0, 0) && (lane.step == 1 || lane.step.is_multiple_of(TRACE_EVERY)) {
                     let found = lane.model.traces(&tape, state).into_iter().collect();
@@ -196,15 +211,22 @@ impl Trainer {
     }
 }
 
-/// The lanes of one gradient buffer: what each reads, and its state.
-type Task<'a> = Vec<(Vec<Segment>, &'a mut State<f32>)>;
+/// The optimizer of a run before its first step.
+fn optimizer(config: &RunConfig, model: &Model) -> Result<AdamW> {
+    let OptimizerConfig::AdamW(settings) = &config.optimizer;
+    let only = &config.train.only;
+    trained::check(model.params(), only)?;
+    Ok(AdamW::new(settings.clone(), model.params(), |spec| trained::picks(only, &spec.name)))
+}
+
+/// The lanes of one gradient buffer: what each reads, its state, and whether that starts anew.
+type Task<'a> = Vec<(Vec<Segment>, &'a mut State<f32>, bool)>;
 
 /// What every lane of a step shares.
 struct Lane<'a> {
     model: &'a Model,
     ops: &'a Cpu,
     params: &'a Params<f32>,
-    reset: bool,
     weight: f32,
     step: u64,
 }
@@ -219,8 +241,8 @@ impl Lane<'_> {
         tape: &mut Tape<f32>,
     ) -> Result<f64> {
         let mut sum = 0.0;
-        for (i, segment) in segments.iter().enumerate() {
-            if segment.fresh || (self.reset && i == 0) {
+        for segment in segments {
+            if segment.fresh {
                 state.reset();
             }
             let mut losses = vec![0.0; segment.predictions()];

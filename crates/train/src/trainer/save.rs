@@ -3,10 +3,9 @@
 use super::Trainer;
 use crate::checkpoint::{Checkpoint, Checkpoints};
 use crate::error::{Error, Result};
-use crate::run_config::{OptimizerConfig, RunConfig};
+use crate::run_config::RunConfig;
 use crate::stream::{Lanes, LanesPosition, Stream};
 use hecate_core::simd::Isa;
-use hecate_model::optim::AdamW;
 use hecate_model::weights::{config_sha256, encode, encode_optimizer, from_bytes, optimizer_from_bytes, sha256};
 use hecate_model::{Lineage, Model, State};
 use serde::{Deserialize, Serialize};
@@ -32,7 +31,7 @@ impl Trainer {
         // Every file goes to the disk from where its numbers are: no copy of the run is made in memory.
         let layout = self.model.params();
         let weights = encode(layout, &self.params, self.model.config())?;
-        let optimizer = encode_optimizer(layout, &self.optimizer)?;
+        let optimizer = encode_optimizer(&self.optimizer)?;
         let mut writer = checkpoints.begin(self.step)?;
         let entry = writer.file_with("model.safetensors", |out| weights.write_to(out))?;
         let lineage = lineage(&self.model, entry.sha256.clone());
@@ -66,9 +65,8 @@ impl Trainer {
         let weights = checkpoint.read("model.safetensors")?;
         let lineage = lineage(&model, sha256(&weights));
         let params = from_bytes(model.params(), model.config(), weights)?;
-        let OptimizerConfig::AdamW(settings) = &config.optimizer;
-        let mut optimizer = AdamW::new(settings.clone(), model.params().len);
-        optimizer_from_bytes(model.params(), checkpoint.read("optimizer.safetensors")?, &mut optimizer)?;
+        let mut optimizer = super::optimizer(config, &model)?;
+        optimizer_from_bytes(checkpoint.read("optimizer.safetensors")?, &mut optimizer)?;
         let read = |lane| -> Result<State<f32>> {
             let bytes = checkpoint.read(&state_name(lane))?;
             Ok(State::from_bytes(model.state_layout().clone(), &lineage, bytes)?)

@@ -2,8 +2,10 @@
 
 use super::super::random::Random;
 use super::{EXACT_SCAN_TOLERANCE, EXACT_TOLERANCE};
-use crate::ops::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, attention, rope};
-use crate::rule::{Activation, Input};
+use crate::ops::{
+    AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Reference, attention, gate_specs, rope,
+};
+use crate::rule::{Activation, Start, StateTensor, start_state};
 use crate::rules::AnyRule;
 use crate::scalar::Scalar;
 use crate::scan::{ScanShape, Write};
@@ -172,7 +174,7 @@ impl OpCase {
                 vec![x, w, constant("tail", random.values(s.taps.saturating_sub(1) * channels))]
             }
             Self::Gates { gates, tokens, heads } => {
-                let row = heads * gates.iter().map(|g| g.width).sum::<usize>();
+                let row = heads * gates.iter().map(GateSpec::columns).sum::<usize>();
                 vec![added("pre", tokens * row), added("bias", row)]
             }
             Self::Rope { shape, pos } => {
@@ -212,7 +214,8 @@ impl OpCase {
             (&Self::RmsNorm { width, .. }, [x, scale]) => single(x.len(), |y| ops.rms_norm_forward(width, x, scale, y)),
             (&Self::Conv(s), [x, w, tail]) => single(x.len(), |y| ops.conv_forward(s, x, w, tail, y)),
             (Self::Gates { gates, tokens, heads }, [pre, bias]) => {
-                single(pre.len(), |y| ops.gates_forward(gates, *tokens, *heads, pre, bias, y))
+                let values = tokens * heads * gates.iter().map(|g| g.width).sum::<usize>();
+                single(values, |y| ops.gates_forward(gates, *tokens, *heads, pre, bias, y))
             }
             (&Self::Rope { shape, .. }, [table, x]) => single(x.len(), |y| ops.rope_forward(shape, table, x, y)),
             (&Self::Turn(s), [x]) => single(x.len(), |y| ops.rope_forward(s, &[], x, y)),
@@ -318,18 +321,22 @@ fn rings<F: Scalar>(s: AttentionShape, k: &[F], v: &[F], old_k: &[F], old_v: &[F
     (keys, values)
 }
 
-/// Inputs in the range that a mixer makes, and a state.
+/// Inputs as a mixer makes them from pre-activations around its biases, and a state.
 fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argument> {
-    let value = |input: &Input, random: &mut Random| match input.activation {
-        Activation::Unit | Activation::Silu => random.uniform(-1.0, 1.0),
-        // Half the range of a damped gate: the other gate is one half on average.
-        Activation::Sigmoid { max, damped_by: Some(_), .. } => random.uniform(0.0, 0.5 * max),
-        Activation::Sigmoid { max, .. } => random.uniform(0.0, max),
-    };
+    let list = rule.inputs();
+    let (gates, bias) = gate_specs(&list, s.dims, s.heads);
+    let pre = random.values(s.tokens * bias.len());
+    let mut made = vec![0.0; s.tokens * s.heads * gates.iter().map(|g| g.width).sum::<usize>()];
+    Reference::<f64>::new().gates_forward(&gates, s.tokens, s.heads, &pre, &bias, &mut made);
+    let mut made = made.into_iter();
     let mut arguments = Vec::new();
-    for input in rule.inputs() {
+    for input in list {
         let width = input.width.of(s.dims);
-        let mut values: Vec<f64> = (0..s.heads * s.tokens * width).map(|_| value(&input, random)).collect();
+        let n = s.heads * s.tokens * width;
+        let mut values: Vec<f64> = match input.activation {
+            Activation::Unit | Activation::Silu => (0..n).map(|_| random.uniform(-1.0, 1.0)).collect(),
+            _ => made.by_ref().take(n).map(|x| f64::from(x as f32)).collect(),
+        };
         if input.activation == Activation::Unit {
             for row in values.chunks_exact_mut(width) {
                 let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -338,7 +345,14 @@ fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argu
         }
         arguments.push(Argument { name: input.name, role: Role::Added, values });
     }
-    let values = random.values(s.heads * rule.state_len(s.dims));
+    let tensors = rule.state(s.dims);
+    let mut values = Vec::new();
+    for _ in 0..s.heads {
+        let head = start_state(&tensors, &mut || random.normal());
+        let alive = |(x, t): (f64, &StateTensor)| if t.start == Start::Zero { random.uniform(-1.0, 1.0) } else { x };
+        let owners = tensors.iter().flat_map(|t| std::iter::repeat_n(t, t.len()));
+        values.extend(head.into_iter().zip(owners).map(alive).map(|x| f64::from(x as f32)));
+    }
     arguments.push(Argument { name: "state", role: Role::Carried, values });
     arguments
 }

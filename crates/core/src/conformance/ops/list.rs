@@ -1,8 +1,8 @@
 //! The shapes at which every op is checked.
 
 use super::OpCase;
-use crate::ops::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind};
-use crate::rule::Dims;
+use crate::ops::{AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, LinearShape, MlpKind};
+use crate::rule::{Dims, HeadDecay};
 use crate::rules::AnyRule;
 use crate::scan::ScanShape;
 
@@ -92,18 +92,31 @@ fn convolutions(heads: HeadShape) -> Vec<OpCase> {
 }
 
 fn gates(tokens: usize, heads: usize) -> Vec<OpCase> {
-    let gate = |width, max, damped_by| GateSpec { width, max, damped_by };
+    let of = |width, kind| GateSpec { width, kind };
+    let gate = |width, max, damped_by| of(width, GateKind::Sigmoid { max, damped_by });
+    let constant = |decay| of(1, GateKind::PerHead(decay));
     let lists = [
         vec![gate(1, 1.0, None)],
         vec![gate(1, 1.0, None), gate(1, 1.0, Some(2)), gate(1, 1.0, None)],
         vec![gate(3, 0.1, None), gate(1, 2.0, None), gate(3, 0.5, Some(0))],
+        // A window that a momentum damps, between constants that take no column.
+        vec![constant(HeadDecay::RetNet), gate(4, 0.25, Some(2)), gate(1, 1.0, None), constant(HeadDecay::Lightning)],
+        vec![of(1, GateKind::Softplus { floor: 1e-3 }), gate(1, 1.0, None), of(3, GateKind::Softplus { floor: 0.0 })],
+        vec![of(5, GateKind::Softmax), constant(HeadDecay::RetNet), gate(2, 1.0, None), of(17, GateKind::Softmax)],
     ];
     lists.into_iter().map(|gates| OpCase::Gates { gates, tokens, heads }).collect()
 }
 
+/// Rules that write a matrix of rank one per token: from any state their kernels agree to the tolerance of ops. Deep
+/// memories and others are held to their references by the suite of rules, from states as they occur.
 fn scans(heads: usize, tokens: usize, dims: Dims, pos: u64) -> Vec<OpCase> {
-    let shape = ScanShape { heads, tokens, dims, pos };
-    AnyRule::all().into_iter().map(|rule| OpCase::Scan { rule, shape }).collect()
+    let case = |rule: AnyRule| {
+        // Some rules take keys as wide as values only; a norm over a pair of values is a sign, without a slope.
+        let dims = if rule.check(dims).is_ok() { dims } else { Dims::new(dims.dk + 2, dims.dk + 2) };
+        OpCase::Scan { rule, shape: ScanShape { heads, tokens, dims, pos } }
+    };
+    let rank_one = |rule: &AnyRule| rule.kernels(Dims::new(8, 8)).iter().any(|k| k.available && k.name == "sequential");
+    AnyRule::all().into_iter().filter(rank_one).map(case).collect()
 }
 
 fn attention(tokens: usize, [heads, kv_heads]: [usize; 2], width: usize, window: usize, pos: u64) -> OpCase {

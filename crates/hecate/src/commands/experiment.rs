@@ -1,0 +1,152 @@
+//! `hecate experiment`: what memories can do, measured; the list of experiments, one of them, or all.
+
+use super::print_json;
+use crate::Failure;
+use crate::cli;
+use crate::table::Table;
+use hecate_train::experiment::{ALL, Cell, Experiment, Outcome};
+use hecate_train::machine::Machine;
+use hecate_train::{atomic, human};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Asks for every experiment.
+const EVERY: &str = "all";
+
+/// One experiment, as `--json` lists it.
+#[derive(Serialize)]
+struct Listed {
+    name: &'static str,
+    asks: &'static str,
+    source: &'static str,
+    protocol: &'static str,
+}
+
+/// An outcome and its figure, as `--json` prints it.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    outcome: Outcome,
+    threads: usize,
+    figure: PathBuf,
+}
+
+pub fn run(args: &cli::Experiment) -> Result<(), Failure> {
+    let Some(name) = &args.name else { return list(args.json) };
+    let chosen = if name == EVERY { ALL.to_vec() } else { vec![Experiment::named(name)?] };
+    std::fs::create_dir_all(&args.out).map_err(|e| format!("cannot create {}: {e}", args.out.display()))?;
+    let mut all = Vec::new();
+    for experiment in chosen {
+        let outcome = experiment.run(usize::from(args.seeds))?;
+        let figure = args.out.join(format!("{}.svg", outcome.name));
+        atomic::write(&figure, outcome.svg().as_bytes())?;
+        let shown = Shown { outcome, threads: rayon::current_num_threads(), figure };
+        if args.markdown || args.json {
+            eprintln!("{}: {}", experiment.name, human::secs(shown.outcome.seconds));
+        } else {
+            print(&shown);
+        }
+        all.push(shown);
+    }
+    match () {
+        () if args.markdown => print!("{}", document(args, &all)),
+        () if !args.json => (),
+        () if name == EVERY => print_json(&all)?,
+        () => print_json(&all[0])?,
+    }
+    Ok(())
+}
+
+fn list(json: bool) -> Result<(), Failure> {
+    if json {
+        let listed = |e: &&Experiment| Listed { name: e.name, asks: e.asks, source: e.source, protocol: e.protocol };
+        return print_json(&ALL.iter().map(listed).collect::<Vec<_>>());
+    }
+    let mut table = Table::new(&["experiment", "asks"]);
+    for e in ALL {
+        table.row([e.name, e.asks].map(String::from));
+    }
+    print!("{}", table.plain());
+    println!("\nRun one with `hecate experiment NAME`, or `{EVERY}` of them.");
+    Ok(())
+}
+
+/// The numbers of an outcome: text to the left, numbers to the right.
+fn table(outcome: &Outcome) -> Table {
+    let numbers = &outcome.finding.table;
+    let is_text = |c: usize| numbers.rows.iter().all(|row| matches!(row[c], Cell::Text(_)));
+    let head = |(c, name): (usize, &String)| format!("{}{name}", if is_text(c) { "" } else { ">" });
+    let heads: Vec<String> = numbers.columns.iter().enumerate().map(head).collect();
+    let mut table = Table::new(&heads.iter().map(String::as_str).collect::<Vec<_>>());
+    for row in &numbers.rows {
+        table.row(row.iter().map(Cell::to_string));
+    }
+    table
+}
+
+fn print(shown: &Shown) {
+    let o = &shown.outcome;
+    println!("{}: {}\n{}\n", o.name, o.asks, o.protocol);
+    print!("{}", table(o).plain());
+    println!();
+    for must in &o.finding.musts {
+        println!("{}: {}\n    {}", must.verdict(), must.claim, must.measured);
+    }
+    println!("\n{}\n{}, {}; figure: {}\n", o.finding.caption, run_line(o), cost(shown), shown.figure.display());
+}
+
+/// How often it was run.
+fn run_line(o: &Outcome) -> String {
+    if o.seeds == 1 { "once".to_string() } else { format!("{} seeds", o.seeds) }
+}
+
+fn cost(shown: &Shown) -> String {
+    let threads = shown.threads;
+    let unit = if threads == 1 { "thread" } else { "threads" };
+    format!("{} on {threads} {unit}", human::secs(shown.outcome.seconds))
+}
+
+/// Everything as one document, with figures where `--out` put them, relative to the folder above.
+fn document(args: &cli::Experiment, all: &[Shown]) -> String {
+    let machine = Machine::look_up();
+    let cpu = machine.cpu.as_deref().unwrap_or(machine.arch);
+    let (name, out) = (args.name.as_deref().unwrap_or(EVERY), args.out.display());
+    let command = format!("hecate experiment {name} --seeds {} --markdown --out {out}", args.seeds);
+    let mut text = format!(
+        "# Experiments\n\nWhat memories can do and where formulas fail, as measured, whatever came out. Written by \
+         `{command}` (version {}) on {cpu}, {} threads, in {}. Numbers are means over seeds, with the lowest and the \
+         highest; a verdict is on the numbers of this run.\n\n",
+        machine.version,
+        rayon::current_num_threads(),
+        human::secs(all.iter().map(|s| s.outcome.seconds).sum()),
+    );
+    let mut verdicts = Table::new(&["experiment", "must", "outcome", "measured"]);
+    for o in all.iter().map(|s| &s.outcome) {
+        let link = format!("[{0}](#{0})", o.name);
+        for m in &o.finding.musts {
+            verdicts.row([link.clone(), m.claim.clone(), m.verdict().to_string(), m.measured.clone()]);
+        }
+    }
+    text += &verdicts.markdown();
+    for shown in all {
+        text += &section(shown);
+    }
+    text
+}
+
+fn section(shown: &Shown) -> String {
+    let o = &shown.outcome;
+    let folder = shown.figure.parent().and_then(Path::file_name).map_or("".into(), |f| f.to_string_lossy());
+    let cost = format!("{}, {}", run_line(o), cost(shown));
+    format!(
+        "\n## {}\n\n{} {}\n\n{} {cost}.\n\n![{}]({folder}/{}.svg)\n\n{}\n{}\n",
+        o.name,
+        o.asks,
+        o.source,
+        o.protocol,
+        o.asks,
+        o.name,
+        table(o).markdown(),
+        o.finding.caption
+    )
+}
