@@ -197,6 +197,9 @@ fn only_explicit_steps_that_can_overshoot_for_good_are_listed_as_unbounded() {
     let (mut clipped, mut solved, mut bounded) = (rule.clone(), rule.clone(), rule);
     bounded.structure = miras::structure::Mlp::default().into();
     assert!(bounded.unbounded().is_none(), "its norm bounds the error");
+    let mut held = solved.clone();
+    held.retention = miras::retention::Ball::default().into();
+    assert!(held.unbounded().is_none(), "its retention bounds the weights");
     clipped.clip = Some(10.0);
     assert!(clipped.unbounded().is_none());
     solved.algorithm = miras::algorithm::Implicit::default().into();

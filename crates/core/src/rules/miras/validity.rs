@@ -143,7 +143,9 @@ fn check_gates(rule: &Miras, plan: &Plan) -> Result<()> {
 /// Why a memory may grow beyond all bounds under gates that a mixer makes.
 pub(super) fn unbounded(rule: &Miras) -> Option<&'static str> {
     let solved = with_algorithm!(&rule.algorithm, a => a.solve()) != Solve::Explicit;
-    let bounded = rule.clip.is_some() || with_structure!(&rule.structure, s => s.is_bounded());
+    let bounded = rule.clip.is_some()
+        || with_structure!(&rule.structure, s => s.is_bounded())
+        || with_retention!(&rule.retention, r => r.is_bounded());
     if solved || bounded {
         return None;
     }

@@ -36,6 +36,9 @@ impl Retention for Ball {
     fn settles(&self) -> bool {
         true
     }
+    fn is_bounded(&self) -> bool {
+        true
+    }
 
     fn settle<F: Scalar>(&self, _t: &Tensor, z: &mut [F], _step: &[F], _shrink: F) {
         smooth::clip(F::from_f64(self.radius), z);

@@ -36,6 +36,9 @@ impl Retention for Kl {
     fn settles(&self) -> bool {
         true
     }
+    fn is_bounded(&self) -> bool {
+        true
+    }
 
     fn weights<F: Scalar>(&self, t: &Tensor, z: &[F], _frozen: &[F], w: &mut [F]) {
         let mass = F::from_f64(t.columns as f64);

@@ -48,6 +48,10 @@ pub trait Retention {
     fn is_dual(&self) -> bool {
         false
     }
+    /// True if settled weights are bounded whatever is written.
+    fn is_bounded(&self) -> bool {
+        false
+    }
     /// `W = psi(Z)`, overwritten. `frozen` is the state whose scalar norms are used: the anchor under chunks.
     fn weights<F: Scalar>(&self, _t: &Tensor, z: &[F], _frozen: &[F], w: &mut [F]) {
         w.copy_from_slice(z);

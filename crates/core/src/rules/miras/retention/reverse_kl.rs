@@ -50,6 +50,9 @@ impl Retention for ReverseKl {
     fn settles(&self) -> bool {
         true
     }
+    fn is_bounded(&self) -> bool {
+        true
+    }
 
     fn weights<F: Scalar>(&self, _t: &Tensor, z: &[F], _frozen: &[F], w: &mut [F]) {
         divergence::size(z, w);

@@ -34,6 +34,9 @@ impl Retention for Sigmoid {
     fn settles(&self) -> bool {
         true
     }
+    fn is_bounded(&self) -> bool {
+        true
+    }
 
     fn weights<F: Scalar>(&self, _t: &Tensor, z: &[F], _frozen: &[F], w: &mut [F]) {
         w.iter_mut().zip(z).for_each(|(w, z)| *w = z.sigmoid());

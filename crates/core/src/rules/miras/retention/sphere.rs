@@ -49,6 +49,9 @@ impl Retention for Sphere {
     fn settles(&self) -> bool {
         true
     }
+    fn is_bounded(&self) -> bool {
+        true
+    }
     fn projects(&self) -> bool {
         true
     }

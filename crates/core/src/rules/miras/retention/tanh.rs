@@ -44,6 +44,9 @@ impl Retention for Tanh {
     fn settles(&self) -> bool {
         true
     }
+    fn is_bounded(&self) -> bool {
+        true
+    }
 
     fn weights<F: Scalar>(&self, _t: &Tensor, z: &[F], _frozen: &[F], w: &mut [F]) {
         let bound = F::from_f64(self.bound);
