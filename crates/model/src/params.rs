@@ -31,6 +31,7 @@ impl Kind {
             Kind::Norm => "norm",
             Kind::Gate => "gate",
             Kind::Conv => "conv",
+            Kind::Start => "start",
         }
     }
     /// Whether weight decay applies.

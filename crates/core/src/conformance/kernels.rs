@@ -185,7 +185,7 @@ fn check_kernel<'a, R: MemoryRule>(
         check_adds(rule, kernel, isa, s, bars, &got.1, report);
         check_read(rule, kernel, isa, s, report);
     }
-    if s.tokens <= SHORT_TOKENS && sequential.is_none() {
+    if s.tokens <= SHORT_TOKENS && !outside {
         check_saved(rule, kernel, isa, s, &got.0, report);
     }
 }
