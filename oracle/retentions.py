@@ -183,7 +183,8 @@ class Sphere(Retention):
     start = "unit"
 
     def project(self, w, g):
-        return g - w * jnp.sum(w * g, axis=0)
+        """Along the sphere through each column, which is longer than one between the inner steps of a token."""
+        return g - w * jnp.sum(w * g, axis=0) / jax.vmap(norm, in_axes=1)(w) ** 2
 
     def prox(self, z, step, shrink):
         return z / jax.vmap(norm, in_axes=1)(z)

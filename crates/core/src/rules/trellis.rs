@@ -373,7 +373,7 @@ mod tests {
         let target: Vec<Vec<f64>> = (0..c).map(|t| numbers(m, t as f64)).collect();
         let w: Vec<Vec<f64>> = (0..c).map(|t| numbers(width, 10.0 + t as f64)).collect();
         let (retain, rate) = (0.9, 0.4);
-        let run = |mut error: Box<dyn FnMut(usize, &[f64]) -> Vec<f64> + '_>| {
+        let run = |error: &dyn Fn(usize, &[f64]) -> Vec<f64>| {
             let (mut memory, mut before) = (start.clone(), Vec::new());
             for (t, w) in w.iter().enumerate() {
                 before.push(memory.clone());
@@ -383,11 +383,11 @@ mod tests {
             }
             (before, memory)
         };
-        let (exact, end) = run(Box::new(|t, memory| rule.error(memory, &w[t], &target[t]).1));
+        let (exact, end) = run(&|t, memory| rule.error(memory, &w[t], &target[t]).1);
         let mut codes_at = vec![start.clone(); c];
         for sweep in 0..c {
             let at = codes_at.clone();
-            let (before, swept) = run(Box::new(|t, _| rule.error(&at[t], &w[t], &target[t]).1));
+            let (before, swept) = run(&|t, _| rule.error(&at[t], &w[t], &target[t]).1);
             let off = |a: &[f64], b: &[f64]| a.iter().zip(b).fold(0.0, |m: f64, (a, b)| m.max((a - b).abs()));
             assert!(off(&before[sweep.min(c - 1)], &exact[sweep.min(c - 1)]) < 1e-12, "sweep {sweep}");
             assert_eq!(off(&swept, &end) < 1e-12, sweep == c - 1, "sweep {sweep}");
