@@ -1,23 +1,15 @@
 //! A stream may be cut anywhere: with the state carried over, the pieces give what the whole gives. Same bits for
-//! the reference and for canonical kernels, 1e-5 of scale for the other kernels and for every gradient.
+//! the reference and for canonical kernels, 1e-5 of scale, or what [`super::rounding`] says, for the other kernels and
+//! for every gradient.
 
 use super::random::Random;
-use super::stream::{self, Gradients, Run, Stream, distance, same_bits, scale};
+use super::rounding::{Bars, Passes, Rounding, Verdict, loss};
+use super::stream::{self, Gradients, Run, Stream, same_bits};
 use super::{Check, Extent, Report, sizes};
 use crate::kernel::{Kernel, Scratch};
 use crate::rule::MemoryRule;
 use crate::simd::Isa;
 use std::cell::LazyCell;
-
-/// What kernels for training may lose at a cut, of the largest value.
-const TOLERANCE: f64 = 1e-5;
-/// Where the reference itself loses more than a quarter of that in f32, this many times what it loses.
-const OUTSIDE: f64 = 10.0;
-
-/// What a cut may change where the reference in f32 loses `loss` of the largest value.
-fn allowed(loss: f64) -> f64 {
-    if loss > TOLERANCE / 4.0 || loss.is_nan() { OUTSIDE * loss.max(0.0) } else { TOLERANCE }
-}
 
 pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(4);
@@ -67,39 +59,33 @@ fn check_kernel<R: MemoryRule>(
 ) {
     let mut scratch = Scratch::on(isa);
     let whole = stream::kernel_forward(kernel, rule, s, &mut scratch);
-    let (dy, dend) = stream::cotangents(&s.double(), draw);
-    let single = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
-    let (dy, dend) = (single(dy), single(dend));
-    let gradients = stream::kernel_backward(kernel, rule, s, &dy, &dend, &mut scratch);
+    let bars = Bars::draw(s, draw);
+    let gradients = stream::kernel_backward(kernel, rule, s, &bars.dy, &bars.dend, &mut scratch);
+    let whole = Passes { run: whole, gradients, kept: Vec::new() };
 
-    // Slow, so it runs only where a cut changes something.
-    let losses = LazyCell::new(|| {
-        let wide = s.double();
-        let double = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
-        let law = stream::backward(rule, &wide, &double(&dy), &double(&dend));
-        let own = stream::backward(rule, s, &dy, &dend);
-        let pairs = own.inputs.iter().chain([&own.start]).zip(law.inputs.iter().chain([&law.start]));
-        pairs.map(|(own, law)| distance(own, law) / scale(law)).collect::<Vec<f64>>()
-    });
+    // Slow, so they run only where a cut changes something.
+    let law = LazyCell::new(|| bars.law(rule, s));
+    let rounding = Rounding::new(rule, s, &bars, || &law, false);
     let (n, name) = (s.tokens, format!("{} on {}", kernel.name, isa.name()));
     let token_by_token: Vec<usize> = (1..n).collect();
     let some = [1 + draw.below(n - 1), 1 + draw.below(n - 1)];
     let twice = vec![some[0].min(some[1]), some[0].max(some[1])];
     for cuts in [vec![1], vec![n - 1], vec![16, 31, 64], vec![n / 2], twice, token_by_token] {
         let pieces = cut_run(s, &cuts, |s| stream::kernel_forward(kernel, rule, s, &mut scratch));
-        let off = (distance(&whole.y, &pieces.y) / scale(&whole.y))
-            .max(distance(&whole.end, &pieces.end) / scale(&whole.end));
-        let holds = if kernel.canonical { same_run(&whole, &pieces) } else { off <= TOLERANCE };
-        report.expect(Check::Cut, holds, || {
-            format!("{name}: {n} tokens cut at {cuts:?} differ by {off:e} (canonical: {})", kernel.canonical)
-        });
-        let pieces = cut_backward(rule, kernel, s, &cuts, &dy, &dend, &mut scratch);
-        let parts = gradients.inputs.iter().chain([&gradients.start]).zip(pieces.inputs.iter().chain([&pieces.start]));
-        for (i, (a, b)) in parts.enumerate() {
-            let off = distance(a, b) / scale(a);
-            report.expect(Check::Cut, off <= TOLERANCE || off <= allowed(losses[i]), || {
-                format!("{name}: gradient {i} of {n} tokens cut at {cuts:?} differs by {off:e}")
+        if kernel.canonical {
+            report.expect(Check::Cut, same_run(&whole.run, &pieces), || {
+                format!("{name}: cutting {n} tokens at {cuts:?} changes the bits")
             });
+        }
+        let gradients = cut_backward(rule, kernel, s, &cuts, &bars, &mut scratch);
+        let pieces = Passes { run: pieces, gradients, kept: Vec::new() };
+        for (i, (whole, pieces)) in whole.parts().into_iter().zip(pieces.parts()).enumerate() {
+            let off = loss(pieces, whole);
+            if let Verdict::Off { allowed } = rounding.judge(i, off) {
+                let what =
+                    format!("{name}: {n} tokens cut at {cuts:?}: part {i} is off by {off:.2e}, {allowed:.2e} allowed");
+                report.fail(Check::Cut, what);
+            }
         }
     }
 }
@@ -109,8 +95,7 @@ fn cut_backward<R: MemoryRule>(
     kernel: &Kernel<R>,
     s: &Stream<f32>,
     cuts: &[usize],
-    dy: &[f32],
-    dend: &[f32],
+    bars: &Bars,
     scratch: &mut Scratch,
 ) -> Gradients<f32> {
     let mut pieces = Vec::new();
@@ -121,9 +106,9 @@ fn cut_backward<R: MemoryRule>(
         pieces.push((from, piece));
         from = to;
     }
-    let mut out = Gradients { inputs: s.inputs.iter().map(|x| vec![0.0; x.len()]).collect(), start: dend.to_vec() };
+    let mut out = Gradients { inputs: s.inputs.iter().map(|x| vec![0.0; x.len()]).collect(), start: bars.dend.clone() };
     for (from, piece) in pieces.iter().rev() {
-        let dy = &dy[from * s.d.dv..][..piece.tokens * s.d.dv];
+        let dy = &bars.dy[from * s.d.dv..][..piece.tokens * s.d.dv];
         let g = stream::kernel_backward(kernel, rule, piece, dy, &out.start, scratch);
         for ((all, part), width) in out.inputs.iter_mut().zip(g.inputs).zip(&s.widths) {
             all[from * width..][..part.len()].copy_from_slice(&part);

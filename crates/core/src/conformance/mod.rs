@@ -17,6 +17,7 @@ mod halves;
 mod isolation;
 mod kernels;
 mod recall;
+mod rounding;
 mod stream;
 mod transpose;
 
@@ -87,6 +88,11 @@ impl Report {
     /// True if no promise was broken.
     pub fn passed(&self) -> bool {
         self.failures.is_empty()
+    }
+
+    /// True if a kernel was held to what the reference loses in `f32`, since `f32` cannot give 1e-5.
+    pub fn was_eased(&self) -> bool {
+        self.skipped.iter().any(|s| s.contains(kernels::EASED) || s.contains(kernels::CHAOTIC))
     }
 
     /// True if that promise was broken.
