@@ -79,6 +79,9 @@ pub enum Activation {
         floor: f64,
         /// Initial biases, one per value and repeated; the weights start small.
         bias: &'static [f64],
+        /// True for what is compared with the length of a vector of values: it starts at the root of their number times
+        /// what its biases say.
+        lengths: bool,
     },
     /// `softmax(x w)` over the input's width: latent targets, which are shares of one. No gate: the weights start at
     /// ordinary size, since equal shares tell a memory nothing.
@@ -107,6 +110,21 @@ impl HeadDecay {
 }
 
 impl Activation {
+    /// The biases that a gate's columns start from, repeated over its width.
+    pub fn biases(self, d: Dims) -> Vec<f64> {
+        match self {
+            Activation::Sigmoid { bias, .. } => vec![bias],
+            Activation::Softplus { bias, lengths: false, .. } => bias.to_vec(),
+            Activation::Softplus { bias, lengths: true, .. } => {
+                let size = (d.dv as f64).sqrt();
+                // The inverse of softplus is ln(e^x - 1).
+                bias.iter().map(|b| (size * b.softplus()).exp_m1().ln()).collect()
+            }
+            Activation::Softmax => vec![0.0],
+            Activation::Unit | Activation::Silu | Activation::PerHead(_) => Vec::new(),
+        }
+    }
+
     /// True for inputs that are made without convolution, each value from one projection of the block's input.
     pub fn is_gate(self) -> bool {
         matches!(self, Activation::Sigmoid { .. } | Activation::Softplus { .. })

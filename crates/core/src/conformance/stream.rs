@@ -87,7 +87,8 @@ pub(super) fn activate(list: &[Input], d: Dims, pre: &[Vec<f64>]) -> Vec<Vec<f64
             Activation::Sigmoid { max, bias, .. } => pre.iter().map(|x| max * (x + bias).sigmoid()).collect(),
             // One head is looked at; the first of four stands for all.
             Activation::PerHead(decay) => vec![decay.of(0, 4); pre.len()],
-            Activation::Softplus { floor, bias } => {
+            Activation::Softplus { floor, .. } => {
+                let bias = input.activation.biases(d);
                 let bias = bias.iter().cycle().take(input.width.of(d)).cycle();
                 pre.iter().zip(bias).map(|(x, b)| floor + (x + b).softplus()).collect()
             }

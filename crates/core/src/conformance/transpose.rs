@@ -127,6 +127,7 @@ fn compare(
         spread = spread.max((there.jvp - jvp).abs()).max((there.vjp - vjp).abs());
     }
     let holds = off <= 8.0 * spread && off <= MOST_UNCERTAIN * (scale + values);
+    report.uncertain += usize::from(holds);
     report.expect(Check::Transpose, holds, || {
         let name = &group.name;
         format!("{what}: gradient of `{name}` is wrong: jvp {jvp:.9e}, vjp {vjp:.9e}, uncertain by {spread:.1e}")

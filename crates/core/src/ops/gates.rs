@@ -54,15 +54,16 @@ pub fn gate_specs(inputs: &[Input], d: Dims, heads: usize) -> (Vec<GateSpec>, Ve
     let index = |name| inputs.iter().filter(|i| !projected(i)).position(|i| i.name == name);
     let (mut gates, mut biases) = (Vec::new(), Vec::new());
     for input in inputs {
-        let (kind, bias) = match input.activation {
+        let kind = match input.activation {
             Activation::Unit | Activation::Silu => continue,
-            Activation::Sigmoid { max, bias, damped_by } => {
-                (GateKind::Sigmoid { max, damped_by: damped_by.and_then(index) }, vec![bias])
+            Activation::Sigmoid { max, damped_by, .. } => {
+                GateKind::Sigmoid { max, damped_by: damped_by.and_then(index) }
             }
-            Activation::Softplus { floor, bias } => (GateKind::Softplus { floor }, bias.to_vec()),
-            Activation::Softmax => (GateKind::Softmax, vec![0.0]),
-            Activation::PerHead(decay) => (GateKind::PerHead(decay), Vec::new()),
+            Activation::Softplus { floor, .. } => GateKind::Softplus { floor },
+            Activation::Softmax => GateKind::Softmax,
+            Activation::PerHead(decay) => GateKind::PerHead(decay),
         };
+        let bias = input.activation.biases(d);
         let gate = GateSpec { width: input.width.of(d), kind };
         for _ in 0..heads {
             biases.extend(bias.iter().cycle().take(gate.columns()));

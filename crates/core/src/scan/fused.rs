@@ -41,6 +41,8 @@ struct Layout {
     dims: Dims,
     inputs: PerInput<(&'static str, usize)>,
     state_len: usize,
+    /// Operations of a token of one head.
+    flops: f64,
 }
 
 impl Layout {
@@ -50,7 +52,7 @@ impl Layout {
     fn new(rule: &AnyRule, dims: Dims) -> Result<Self> {
         rule.check(dims)?;
         let inputs = rule.inputs().iter().map(|input| (input.name, input.width.of(dims))).collect();
-        Ok(Self { rule: rule.clone(), dims, inputs, state_len: rule.state_len(dims) })
+        Ok(Self { rule: rule.clone(), dims, inputs, state_len: rule.state_len(dims), flops: rule.flops(dims) })
     }
 
     /// Calls `use_it` with the layout of a rule.
@@ -93,16 +95,16 @@ pub fn forward_f32(
     saved: Option<&mut [f32]>,
     write: Write,
 ) -> Result<()> {
-    let state_len = Layout::with(rule, s.dims, |layout| {
+    let (state_len, flops) = Layout::with(rule, s.dims, |layout| {
         layout.expect_inputs(s, "inputs", inputs.iter().map(|x| x.len()))?;
         expect_len("scan", "state", s.heads * layout.state_len, state.len())?;
         expect_len("scan", "y", s.heads * s.tokens * s.dims.dv, y.len())?;
         if let Some(saved) = &saved {
             expect_len("scan", "saved", s.heads * s.checkpoints() * layout.state_len, saved.len())?;
         }
-        Ok(layout.state_len)
+        Ok((layout.state_len, layout.flops))
     })?;
-    let job = Job { rule, s, kernel: rule.choose(s.dims, s.tokens, run.kernel)?, isa: run.isa, state_len };
+    let job = Job { rule, s, kernel: rule.choose(s.dims, s.tokens, run.kernel)?, isa: run.isa, state_len, flops };
     if s.heads * s.tokens > 0 {
         job.forward(run.parallel, Forward { inputs: inputs.iter().copied().collect(), state, y, saved, write });
     }
@@ -124,15 +126,15 @@ pub fn backward_f32(
     dinputs: &mut [&mut [f32]],
     dstate: &mut [f32],
 ) -> Result<()> {
-    let state_len = Layout::with(rule, s.dims, |layout| {
+    let (state_len, flops) = Layout::with(rule, s.dims, |layout| {
         layout.expect_inputs(s, "inputs", inputs.iter().map(|x| x.len()))?;
         layout.expect_inputs(s, "dinputs", dinputs.iter().map(|x| x.len()))?;
         expect_len("scan", "saved", s.heads * s.checkpoints() * layout.state_len, saved.len())?;
         expect_len("scan", "dy", s.heads * s.tokens * s.dims.dv, dy.len())?;
         expect_len("scan", "dstate", s.heads * layout.state_len, dstate.len())?;
-        Ok(layout.state_len)
+        Ok((layout.state_len, layout.flops))
     })?;
-    let job = Job { rule, s, kernel: rule.choose(s.dims, s.tokens, run.kernel)?, isa: run.isa, state_len };
+    let job = Job { rule, s, kernel: rule.choose(s.dims, s.tokens, run.kernel)?, isa: run.isa, state_len, flops };
     if s.heads * s.tokens > 0 {
         let inputs = inputs.iter().copied().collect();
         let dinputs = dinputs.iter_mut().map(|x| &mut **x).collect();
@@ -150,6 +152,7 @@ struct Job<'a> {
     kernel: Option<usize>,
     isa: Isa,
     state_len: usize,
+    flops: f64,
 }
 
 /// Buffers of a forward pass, for the heads of a job.
@@ -175,8 +178,8 @@ impl<'a> Job<'a> {
     fn halves(self, parallel: bool) -> Option<(Self, Self)> {
         let (s, first) = (self.s, self.s.heads / 2);
         let half = |heads| Self { s: ScanShape { heads, ..s }, ..self };
-        let flops = || s.heads as f64 * s.tokens as f64 * self.rule.flops(s.dims);
-        (parallel && first > 0 && flops() > SPLIT_FLOPS).then(|| (half(first), half(s.heads - first)))
+        let flops = s.heads as f64 * s.tokens as f64 * self.flops;
+        (parallel && first > 0 && flops > SPLIT_FLOPS).then(|| (half(first), half(s.heads - first)))
     }
 
     fn forward(self, parallel: bool, x: Forward<'_>) {

@@ -146,7 +146,8 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
                 data.iter_mut().for_each(|x| *x = (max * (f64::from(*x) + bias).sigmoid()) as f32);
             }
             Activation::PerHead(decay) => data.fill(decay.of(0, s.heads) as f32),
-            Activation::Softplus { floor, bias } => {
+            Activation::Softplus { floor, .. } => {
+                let bias = input.activation.biases(s.dims);
                 let bias = bias.iter().cycle().take(width).cycle();
                 data.iter_mut().zip(bias).for_each(|(x, b)| *x = (floor + (f64::from(*x) + b).softplus()) as f32);
             }

@@ -81,7 +81,7 @@ impl Plan {
             with_retention!(&rule.retention, r => (r.pull(), r.multiplies(), r.shrinks()));
         let (momentum, solve, once) =
             with_algorithm!(&rule.algorithm, a => (a.momentum(), a.solve(), a.once_per_chunk()));
-        let threshold = with_bias!(&rule.bias, b => b.threshold());
+        let threshold = with_bias!(&rule.bias, b => b.threshold()).is_some();
         let (chunked, past) = (rule.chunk > 1, rule.window.saturating_sub(1));
         let mut place = |n: usize| {
             plan.len += n;
@@ -217,7 +217,7 @@ pub(crate) fn inputs(rule: &Miras) -> (Vec<Input>, Slots) {
     let momentum_width = if rule.window > 0 { Width::One } else { rate_width };
     slots.momentum = add(momentum.then_some(Input { width: momentum_width, ..input::MOMENTUM }));
     slots.ns_rate = add(unit_scale.then_some(NS_RATE));
-    slots.threshold = add(threshold.then_some(THRESHOLD));
+    slots.threshold = add(threshold.map(|of| of.input()));
     slots.window = add((rule.window > 0).then(|| rule.window_input(momentum)));
     slots.coefficients = add(coefficients);
     for n in 0..rule.steps.clamp(1, MOST_STEPS) - 1 {
@@ -238,10 +238,4 @@ const NS_RATE: Input = Input {
     about: "step size behind Newton-Schulz",
 };
 
-/// Where a loss bends; starts at one.
-const THRESHOLD: Input = Input {
-    name: "threshold",
-    width: Width::One,
-    activation: Activation::Softplus { floor: 1e-3, bias: &[0.541_324_854_612_918] },
-    about: "error beyond which the loss grows more slowly",
-};
+

@@ -1,6 +1,6 @@
 //! Squared error up to a threshold and absolute error beyond it, per coordinate [Miras v1 eq.13-14].
 
-use super::{Bias, Growth, each, error, within};
+use super::{Bias, Growth, Threshold, each, error, within};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +46,8 @@ impl Bias for Huber {
         Growth::Slower
     }
 
-    fn threshold(&self) -> bool {
-        true
+    fn threshold(&self) -> Option<Threshold> {
+        Some(Threshold::Values)
     }
 
     fn loss<F: Scalar>(&self, p: &[F], v: &[F], threshold: F) -> Option<F> {

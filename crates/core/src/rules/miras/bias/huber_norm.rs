@@ -1,7 +1,7 @@
 //! Squared error while its length is below a threshold, and the length beyond it: the error keeps its direction and
 //! loses its excess [Miras v1 eq.15]. Continuous where `huber_switch` jumps; recommended for new models.
 
-use super::{Bias, Growth, error, error_backward};
+use super::{Bias, Growth, Threshold, each, error, error_backward};
 use crate::rules::matrix::dot;
 use crate::rules::miras::smooth;
 use crate::scalar::Scalar;
@@ -22,8 +22,8 @@ impl Bias for HuberNorm {
         Growth::Slower
     }
 
-    fn threshold(&self) -> bool {
-        true
+    fn threshold(&self) -> Option<Threshold> {
+        Some(Threshold::Length)
     }
 
     fn loss<F: Scalar>(&self, p: &[F], v: &[F], threshold: F) -> Option<F> {
@@ -34,7 +34,7 @@ impl Bias for HuberNorm {
     }
 
     fn residual<F: Scalar>(&self, p: &[F], v: &[F], threshold: F, r: &mut [F]) {
-        r.copy_from_slice(&error(p, v));
+        each(p, v, r, |e| e);
         smooth::clip(threshold, r);
     }
 

@@ -4,7 +4,7 @@
 //! The two do not meet: the residual jumps by up to the root of the value width at the threshold, so it is the gradient
 //! of no loss. `huber_norm` is the continuous relative.
 
-use super::{Bias, Growth, Form, each, each_backward, error};
+use super::{Bias, Form, Growth, Threshold, each, each_backward, error};
 use crate::rules::miras::smooth;
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -24,8 +24,8 @@ impl Bias for HuberSwitch {
         Growth::Slower
     }
 
-    fn threshold(&self) -> bool {
-        true
+    fn threshold(&self) -> Option<Threshold> {
+        Some(Threshold::Length)
     }
 
     fn loss<F: Scalar>(&self, _p: &[F], _v: &[F], _threshold: F) -> Option<F> {
@@ -33,10 +33,9 @@ impl Bias for HuberSwitch {
     }
 
     fn residual<F: Scalar>(&self, p: &[F], v: &[F], threshold: F, r: &mut [F]) {
-        if smooth::norm(&error(p, v)) > threshold {
+        each(p, v, r, |e| e);
+        if smooth::norm(r) > threshold {
             each(p, v, r, |e| threshold * Form::Smooth.residual(1.0, e));
-        } else {
-            each(p, v, r, |e| e);
         }
     }
 

@@ -5,6 +5,7 @@
 use super::knob::knob;
 use super::smooth;
 use crate::error::Result;
+use crate::rule::{Activation, Input, Width};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,30 @@ pub enum Growth {
     Alike,
     /// Faster: no rate is small enough for every error.
     Faster,
+}
+
+/// What a threshold is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threshold {
+    /// Every value's error; it starts at one.
+    Values,
+    /// The length of the error; it starts at the root of the number of values, so that about half of the tokens of a
+    /// new memory lie on either side.
+    Length,
+}
+
+impl Threshold {
+    /// The rule's input.
+    pub(crate) fn input(self) -> Input {
+        // softplus(0.5413..) = 1.
+        let lengths = self == Threshold::Length;
+        Input {
+            name: "threshold",
+            width: Width::One,
+            activation: Activation::Softplus { floor: 1e-3, bias: &[0.541_324_854_612_918], lengths },
+            about: "error beyond which the loss grows more slowly",
+        }
+    }
 }
 
 /// An inner loss. `p` is the prediction `M(k)`, `v` the value, both `[dv]`.
@@ -34,9 +59,9 @@ pub trait Bias {
     fn factor(&self) -> f64 {
         1.0
     }
-    /// True if every token brings a threshold (the input `threshold`).
-    fn threshold(&self) -> bool {
-        false
+    /// What the threshold that every token brings (the input `threshold`) is compared with; `None` without one.
+    fn threshold(&self) -> Option<Threshold> {
+        None
     }
     /// The loss, for checks: the residual must be its gradient. `None` where the rule is not the gradient of a loss.
     fn loss<F: Scalar>(&self, p: &[F], v: &[F], threshold: F) -> Option<F>;

@@ -3,7 +3,7 @@
 //! Near a fitted value the residual keeps a length of `shift`, so the memory chatters there by the rate times that; the
 //! length is smooth, `sqrt(sum e^2 + 1e-6)`, so that it comes to rest.
 
-use super::{Bias, Growth, error, error_backward};
+use super::{Bias, Growth, each, error, error_backward};
 use crate::error::{Error, Result};
 use crate::rules::matrix::{add_scaled, dot};
 use crate::rules::miras::smooth;
@@ -52,9 +52,9 @@ impl Bias for Robust {
     }
 
     fn residual<F: Scalar>(&self, p: &[F], v: &[F], _threshold: F, r: &mut [F]) {
-        let e = error(p, v);
-        let by = F::one() + F::from_f64(self.shift) / Self::length(&e);
-        r.iter_mut().zip(&e).for_each(|(r, &e)| *r = by * e);
+        each(p, v, r, |e| e);
+        let by = F::one() + F::from_f64(self.shift) / Self::length(r);
+        r.iter_mut().for_each(|r| *r *= by);
     }
 
     fn residual_backward<F: Scalar>(&self, p: &[F], v: &[F], _t: F, dr: &[F], dp: &mut [F], dv: &mut [F]) -> F {

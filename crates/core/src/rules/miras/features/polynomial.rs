@@ -78,7 +78,7 @@ impl Features for Polynomial {
         Some(Input {
             name: "coefficients",
             width: Width::Fixed(self.degree + 1),
-            activation: Activation::Softplus { floor: 0.0, bias: &BIASES[..self.degree.min(3) + 1] },
+            activation: Activation::Softplus { floor: 0.0, bias: &BIASES[..self.degree.min(3) + 1], lengths: false },
             about: "weight of each degree in the feature map",
         })
     }
