@@ -1,7 +1,7 @@
 //! Kernels of the generic rule [`crate::rules::Miras`].
 //!
 //! Gradients of a chunk are taken at one state, so inside of a block of tokens every weight tensor follows a linear
-//! recurrence with known steps, and no tensor is formed per token [Titans v1 eq.16-18, Miras v1 eq.28-29]:
+//! recurrence with known steps, and no tensor is formed per token [Titans v1 eq.16] [Miras v1 eq.28]:
 //!
 //! ```text
 //! at the anchor   h = inputs of the layers, B = what flows back into their results      G_i = B_i h_i^T
