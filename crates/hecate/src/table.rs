@@ -38,7 +38,10 @@ impl Table {
 
     /// A Markdown table.
     pub fn markdown(&self) -> String {
-        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+            format!("| {} |\n", cells.join(" | "))
+        };
         let rule: Vec<String> = self.right.iter().map(|&r| if r { "---:" } else { "---" }.to_string()).collect();
         let rows = self.rows.iter().map(|r| line(r)).collect::<String>();
         line(&self.head) + &line(&rule) + &rows
@@ -60,5 +63,7 @@ mod tests {
         t.row(["long".into(), "100".into()]);
         assert_eq!(t.plain(), "name    n\na       1\nlong  100\n");
         assert_eq!(t.markdown(), "| name | n |\n| --- | ---: |\n| a | 1 |\n| long | 100 |\n");
+        t.row(["|k|".into(), "2".into()]);
+        assert!(t.markdown().ends_with("| \\|k\\| | 2 |\n"));
     }
 }

@@ -173,15 +173,4 @@ mod tests {
         assert!(machine.threads >= 1);
         assert_eq!(serde_json::to_value(&machine).unwrap()["version"], env!("CARGO_PKG_VERSION"));
     }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn touching_memory_shows_in_the_peak() {
-        let before = ProcessMemory::look_up().unwrap();
-        let block = vec![1u8; 64 << 20];
-        let after = ProcessMemory::look_up().unwrap();
-        assert_eq!(block.iter().map(|&b| usize::from(b)).sum::<usize>(), block.len());
-        assert!(after.peak_bytes >= after.resident_bytes);
-        assert!(after.peak_bytes >= before.resident_bytes + (60 << 20), "{before:?} {after:?}");
-    }
 }

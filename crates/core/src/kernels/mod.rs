@@ -7,6 +7,7 @@
 //! same bits alone and among others.
 
 pub(crate) mod attention;
+pub(crate) mod channels;
 pub(crate) mod conv;
 pub(crate) mod embedding;
 pub(crate) mod gates;
@@ -18,5 +19,6 @@ pub(crate) mod norm;
 mod parallel;
 pub(crate) mod pointwise;
 mod scratch;
+pub(crate) mod tnt;
 pub(crate) mod turn;
 mod vector;

@@ -11,6 +11,8 @@
 //! the query has unit length.
 
 use super::matrix;
+use crate::kernel::Kernel;
+use crate::kernels::channels::{self, Channels, Made};
 use crate::rule::{About, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width, input, named, named_mut};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,7 @@ pub struct Hgrn2 {}
 
 impl MemoryRule for Hgrn2 {
     const NAME: &'static str = "hgrn2";
+    const KERNELS: &'static [Kernel<Self>] = &channels::kernels();
 
     fn about(&self) -> About {
         About {
@@ -89,6 +92,22 @@ impl MemoryRule for Hgrn2 {
         dw: &mut [F],
     ) {
         matrix::read_backward(w, x[1], dy, dx[1], dw);
+    }
+}
+
+impl Channels for Hgrn2 {
+    fn erases(&self) -> bool {
+        false
+    }
+    fn value_and_query(&self) -> [usize; 2] {
+        [0, 1]
+    }
+    fn make(&self, x: &[&[f32]], to: Made<&mut [f32]>) {
+        to.keep.copy_from_slice(x[2]);
+        to.key.iter_mut().zip(x[2]).for_each(|(key, keep)| *key = 1.0 - keep);
+    }
+    fn make_backward(&self, _x: &[&[f32]], d: Made<&[f32]>, dx: &mut [&mut [f32]]) {
+        dx[2].iter_mut().zip(d.keep).zip(d.key).for_each(|((dx, dkeep), dkey)| *dx += dkeep - dkey);
     }
 }
 

@@ -14,6 +14,8 @@
 //! in [-1, 1].
 
 use super::matrix;
+use crate::kernel::Kernel;
+use crate::kernels::channels::{self, Channels, Made};
 use crate::rule::{About, Activation, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width, input, named, named_mut};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,7 @@ const REPLACEMENT: Input = Input {
 
 impl MemoryRule for Rwkv7 {
     const NAME: &'static str = "rwkv7";
+    const KERNELS: &'static [Kernel<Self>] = &channels::kernels();
 
     fn about(&self) -> About {
         About {
@@ -119,6 +122,28 @@ impl MemoryRule for Rwkv7 {
         dw: &mut [F],
     ) {
         matrix::read_backward(w, x[2], dy, dx[2], dw);
+    }
+}
+
+impl Channels for Rwkv7 {
+    fn erases(&self) -> bool {
+        true
+    }
+    fn value_and_query(&self) -> [usize; 2] {
+        [1, 2]
+    }
+    fn make(&self, x: &[&[f32]], to: Made<&mut [f32]>) {
+        to.keep.copy_from_slice(x[3]);
+        to.ask.copy_from_slice(x[0]);
+        to.erase.iter_mut().zip(x[4]).zip(x[0]).for_each(|((to, rate), k)| *to = rate * k);
+        to.key.copy_from_slice(x[5]);
+    }
+    fn make_backward(&self, x: &[&[f32]], d: Made<&[f32]>, dx: &mut [&mut [f32]]) {
+        matrix::add_scaled(dx[3], 1.0, d.keep);
+        matrix::add_scaled(dx[0], 1.0, d.ask);
+        matrix::add_scaled(dx[0], 1.0, &times(x[4], d.erase));
+        matrix::add_scaled(dx[4], 1.0, &times(x[0], d.erase));
+        matrix::add_scaled(dx[5], 1.0, d.key);
     }
 }
 

@@ -13,6 +13,7 @@
 //! of one chunk and starts anywhere in it, since the state has the anchor. See `transpose` for the way back.
 
 mod blocks;
+mod channels;
 mod coefficients;
 mod dual;
 mod frame;
@@ -24,6 +25,7 @@ mod shape;
 mod token;
 mod transpose;
 
+use super::channels as family;
 use crate::kernel::{Kernel, Scratch, Sequence};
 use crate::rule::Dims;
 use crate::rules::Miras;
@@ -74,6 +76,7 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         backward: blocks::backward,
         read: token::read,
     },
+    family::kernels::<Miras>()[0],
 ];
 
 /// A forward pass that keeps no states.

@@ -15,7 +15,7 @@
 //! Unlike the paper, every memory has its own rate unless `shared_rate` says otherwise, and the sum of a local chunk
 //! starts from the chunk's first memory: the printed recurrence counts earlier tokens twice.
 
-mod projection;
+pub(crate) mod projection;
 
 pub use projection::Projection;
 
@@ -25,6 +25,7 @@ use super::miras::retention;
 use super::miras::structure::{self, AnyStructure};
 use super::miras::{Miras, RateScale, ReadAt};
 use crate::error::{Error, Result};
+use crate::kernel::Kernel;
 use crate::rule::{About, ChunkForm, Dims, Input, MemoryRule, Start, StateTensor};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -111,12 +112,12 @@ const STARTS: [Names; MOST_LOCALS] = [names!("P1_"), names!("P2_"), names!("P3_"
 const GRAMS: [&str; MOST_LOCALS] = ["gram1", "gram2", "gram3", "gram4"];
 
 /// Where everything lies in the flat state.
-struct Places {
-    global: Range<usize>,
+pub(crate) struct Places {
+    pub global: Range<usize>,
     /// Start and memory of every local; a shared start is the same range.
-    locals: Vec<(Range<usize>, Range<usize>)>,
+    pub locals: Vec<(Range<usize>, Range<usize>)>,
     /// What queries are projected by: none, one for all locals, or one each.
-    grams: Vec<Range<usize>>,
+    pub grams: Vec<Range<usize>>,
 }
 
 impl Places {
@@ -139,12 +140,12 @@ impl Tnt {
     }
 
     /// The global memory, then the local ones.
-    fn memories(&self) -> Vec<Miras> {
+    pub(crate) fn memories(&self) -> Vec<Miras> {
         let locals = self.locals.iter().map(|&chunk| self.memory(chunk, ReadAt::Post));
         [self.memory(self.global_chunk, ReadAt::Start)].into_iter().chain(locals).collect()
     }
 
-    fn places(&self, d: Dims) -> Places {
+    pub(crate) fn places(&self, d: Dims) -> Places {
         let mut end = 0;
         let mut place = |n: usize| {
             end += n;
@@ -166,7 +167,7 @@ impl Tnt {
     }
 
     /// For memory `n` (0 is the global one): the places of its inputs among those of a token.
-    fn slots(&self, n: usize) -> Vec<usize> {
+    pub(crate) fn slots(&self, n: usize) -> Vec<usize> {
         let all = self.inputs();
         let of = |input: &Input| {
             let name = if input.name == "rate" && !self.shared_rate { RATES[n] } else { input.name };
@@ -192,12 +193,12 @@ impl Tnt {
     }
 
     /// True at the first token of a shard.
-    fn resets(&self, pos: u64) -> bool {
+    pub(crate) fn resets(&self, pos: u64) -> bool {
         pos.is_multiple_of(self.shard.max(1) as u64)
     }
 
     /// True where projection `i` starts afresh.
-    fn forgets(&self, i: usize, pos: u64) -> bool {
+    pub(crate) fn forgets(&self, i: usize, pos: u64) -> bool {
         let every = if self.projection == Projection::Chunk { self.locals[i] } else { self.shard };
         pos.is_multiple_of(every.max(1) as u64)
     }
@@ -235,10 +236,11 @@ fn with_gradients<F: Scalar>(
 }
 
 /// Index of the query among the inputs.
-const QUERY: usize = 2;
+pub(crate) const QUERY: usize = 2;
 
 impl MemoryRule for Tnt {
     const NAME: &'static str = "tnt";
+    const KERNELS: &'static [Kernel<Self>] = crate::kernels::tnt::KERNELS;
 
     fn unbounded(&self) -> Option<&'static str> {
         self.memories().iter().find_map(Miras::unbounded)

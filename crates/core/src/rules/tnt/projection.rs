@@ -31,9 +31,9 @@ pub enum Projection {
 }
 
 /// What keeps the length of `G q` from zero: a query unlike every key so far has no direction there.
-const FLOOR: f64 = 1e-3;
+pub(crate) const FLOOR: f64 = 1e-3;
 /// What keeps the projector smooth where a key repeats.
-const RIDGE: f64 = 1e-3;
+pub(crate) const RIDGE: f64 = 1e-3;
 
 impl Projection {
     /// How many matrices the state holds for so many locals.
