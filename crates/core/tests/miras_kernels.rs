@@ -19,6 +19,8 @@ fn settings() -> Vec<Value> {
         json!({}),
         json!({"retention": "none", "algorithm": "momentum"}),
         json!({"gradient": "decayed", "steps": 3}),
+        json!({"gates": "key"}),
+        json!({"gates": "key", "gradient": "decayed"}),
         json!({"steps": 2, "algorithm": "momentum"}),
         json!({"algorithm": moving}),
         json!({"algorithm": moving, "retention": "none", "features": "elu", "steps": 2}),

@@ -1,7 +1,7 @@
 //! Numbers for the bench, and the comparison that comes before every timing.
 
 /// Share of the largest expected magnitude by which a result may differ: the bound that the kernels' tests use.
-const TOLERANCE: f64 = 1e-5;
+pub(super) const TOLERANCE: f64 = 1e-5;
 /// The same for the gradient of a whole model, which passes through dozens of kernels that may differ by so much each,
 /// and which is a sum of terms that cancel.
 pub(super) const GRADIENT_TOLERANCE: f64 = 1e-4;

@@ -108,28 +108,38 @@ fn write_rows<S: Simd, const ERASES: bool>(
         for at in (0..x.width).step_by(S::LANES) {
             let p = get(s, ask, at);
             for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = s.fma(get(s, &rows[i * x.width..(i + 1) * x.width], at), p, *sum);
+                *sum = s.fma(get(s, rows, i * x.width + at), p, *sum);
             }
         }
-        predicted = sums.map(|sum| s.sum(sum));
+        for i in 0..ROWS {
+            predicted[i] = s.sum(sums[i]);
+        }
     }
     let (keep, erase, key, query) = (x.row(x.keep, t), x.row(x.erase, t), x.row(x.key, t), x.row(x.query, t));
-    let less = predicted.map(|p| s.splat(-p));
+    let (mut less, mut value) = ([s.splat(0.0); ROWS], [s.splat(0.0); ROWS]);
+    for i in 0..ROWS {
+        (less[i], value[i]) = (s.splat(-predicted[i]), s.splat(values[i]));
+    }
     let mut sums = [s.splat(0.0); ROWS];
     for at in (0..x.width).step_by(S::LANES) {
         let (a, b, q) = (get(s, keep, at), get(s, key, at), get(s, query, at));
-        for (i, sum) in sums.iter_mut().enumerate() {
-            let row = &mut rows[i * x.width..(i + 1) * x.width];
-            let mut w = s.mul(a, get(s, row, at));
+        let e = if ERASES { get(s, erase, at) } else { b };
+        for i in 0..ROWS {
+            let here = i * x.width + at;
+            let mut w = s.mul(a, get(s, rows, here));
             if ERASES {
-                w = s.fma(less[i], get(s, erase, at), w);
+                w = s.fma(less[i], e, w);
             }
-            w = s.fma(s.splat(values[i]), b, w);
-            put(s, row, at, w);
-            *sum = s.fma(w, q, *sum);
+            w = s.fma(value[i], b, w);
+            put(s, rows, here, w);
+            sums[i] = s.fma(w, q, sums[i]);
         }
     }
-    [sums.map(|sum| s.sum(sum)), predicted]
+    let mut read = [0.0; ROWS];
+    for i in 0..ROWS {
+        read[i] = s.sum(sums[i]);
+    }
+    [read, predicted]
 }
 
 /// Reads for every token from one state.
@@ -197,13 +207,14 @@ impl Backward<'_> {
             let (mut of_value, mut of_asked) = ([s.splat(0.0); ROWS], [s.splat(0.0); ROWS]);
             for at in (0..x.width).step_by(S::LANES) {
                 let (q, b) = (get(s, query, at), get(s, key, at));
+                let e = if ERASES { get(s, erase, at) } else { b };
                 for i in 0..ROWS {
-                    let row = &mut rows[i * x.width..(i + 1) * x.width];
-                    let dw = s.fma(s.splat(dy[g * ROWS + i]), q, get(s, row, at));
-                    put(s, row, at, dw);
+                    let here = i * x.width + at;
+                    let dw = s.fma(s.splat(dy[g * ROWS + i]), q, get(s, rows, here));
+                    put(s, rows, here, dw);
                     of_value[i] = s.fma(dw, b, of_value[i]);
                     if ERASES {
-                        of_asked[i] = s.fma(dw, get(s, erase, at), of_asked[i]);
+                        of_asked[i] = s.fma(dw, e, of_asked[i]);
                     }
                 }
             }
@@ -227,12 +238,11 @@ impl Backward<'_> {
         let (keep, ask) = (x.row(x.keep, t), x.row(x.ask, t));
         for at in (0..x.width).step_by(S::LANES) {
             let a = get(s, keep, at);
+            let p = if ERASES { get(s, ask, at) } else { a };
             let [mut dq, mut db, mut de, mut da, mut dp] = [s.splat(0.0); 5];
             for r in 0..x.rows {
-                let row = r * x.width..(r + 1) * x.width;
-                let (w, next) = (get(s, &before[row.clone()], at), get(s, &behind[row.clone()], at));
-                let drow = &mut self.dstate[row];
-                let dw = get(s, drow, at);
+                let here = r * x.width + at;
+                let (w, next, dw) = (get(s, before, here), get(s, behind, here), get(s, self.dstate, here));
                 dq = s.fma(s.splat(dy[r]), next, dq);
                 db = s.fma(s.splat(values[r]), dw, db);
                 da = s.fma(dw, w, da);
@@ -241,9 +251,9 @@ impl Backward<'_> {
                     let ds = s.splat(self.dasked[r]);
                     de = s.fma(s.splat(-asked[r]), dw, de);
                     dp = s.fma(ds, w, dp);
-                    dprev = s.fma(ds, get(s, ask, at), dprev);
+                    dprev = s.fma(ds, p, dprev);
                 }
-                put(s, drow, at, dprev);
+                put(s, self.dstate, here, dprev);
             }
             let here = t * x.width + at;
             put(s, self.dx.query, here, dq);

@@ -95,6 +95,12 @@ pub(crate) fn power<F: Scalar>(x: F, s: f64) -> F {
         F::one()
     } else if s == 1.0 {
         x
+    } else if s == 2.0 {
+        x * x
+    } else if s == 3.0 {
+        x * x * x
+    } else if s == 4.0 {
+        (x * x) * (x * x)
     } else if s == 0.5 && x.value() > 0.0 {
         x.sqrt()
     } else if x.value() > 0.0 {
