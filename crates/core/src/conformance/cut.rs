@@ -65,7 +65,7 @@ fn check_kernel<R: MemoryRule>(
 
     // Slow, so they run only where a cut changes something.
     let law = LazyCell::new(|| bars.law(rule, s));
-    let rounding = Rounding::new(rule, s, &bars, || &law, false);
+    let rounding = Rounding::new(rule, s, &bars, || &law, false).between_runs();
     let (n, name) = (s.tokens, format!("{} on {}", kernel.name, isa.name()));
     let token_by_token: Vec<usize> = (1..n).collect();
     let some = [1 + draw.below(n - 1), 1 + draw.below(n - 1)];

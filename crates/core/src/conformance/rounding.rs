@@ -95,6 +95,8 @@ pub(super) struct Rounding<'a> {
     plain: Losses<'a>,
     near: Losses<'a>,
     outside: bool,
+    /// How many of the compared sides may lose something.
+    sides: f64,
 }
 
 impl<'a> Rounding<'a> {
@@ -115,7 +117,17 @@ impl<'a> Rounding<'a> {
             let all: Vec<Vec<f64>> = (0..NEIGHBOURS).map(|_| losses(&neighbour(s, &mut draw))).collect();
             (0..all[0].len()).map(|i| all.iter().map(|x| x[i]).fold(0.0, worse)).collect()
         };
-        Self { plain: LazyCell::new(Box::new(move || losses(s))), near: LazyCell::new(Box::new(near)), outside }
+        Self {
+            plain: LazyCell::new(Box::new(move || losses(s))),
+            near: LazyCell::new(Box::new(near)),
+            outside,
+            sides: 1.0,
+        }
+    }
+
+    /// For differences between two runs of a kernel, each of which may lose as much as one may against the law.
+    pub(super) fn between_runs(self) -> Self {
+        Self { sides: 2.0, ..self }
     }
 
     /// Judges a difference of `off`, of the largest value, in one of the [parts](Passes::parts).
@@ -130,6 +142,7 @@ impl<'a> Rounding<'a> {
                 return Verdict::Chaotic;
             }
             let bound = if self.outside { OUTSIDE * loss.max(f64::from(f32::EPSILON)) } else { INSIDE * loss };
+            let bound = self.sides * bound;
             most = worse(most, bound.max(if self.outside { 0.0 } else { TOLERANCE }));
             if off <= most {
                 return if verdict { Verdict::Eased } else { Verdict::Fits };

@@ -25,12 +25,14 @@ pub(super) fn cases() -> Vec<Case> {
         let (name, config) = (format!("delta mag d={width} L=1 V=256 T=16"), delta_mag(width));
         all.extend([forward(&name, &config), step(&name, &config, 1)]);
     }
-    for (width, lanes) in [(256, &[1, 4][..]), (512, &[1])] {
-        let (name, config) = (format!("linear titans d={width} L=1 V=256 T=512"), linear_titans(width));
-        all.push(forward(&name, &config));
-        all.extend(lanes.iter().map(|&lanes| step(&name, &config, lanes)));
+    for (memory, rule) in wide_memories() {
+        for (width, lanes) in [(256, &[1, 4][..]), (512, &[1])] {
+            let (name, config) = (format!("{memory} d={width} L=1 V=256 T=512"), one_memory(width, &rule));
+            all.push(forward(&name, &config));
+            all.extend(lanes.iter().map(|&lanes| step(&name, &config, lanes)));
+        }
+        all.push(decoding(&format!("{memory} d=256 L=1 V=256"), &one_memory(256, &rule), 0, 512));
     }
-    all.push(decoding("linear titans d=256 L=1 V=256", &linear_titans(256), 0, 512));
     for (name, mixer) in [
         ("transformer d=64 L=1 V=256 window=256", MixerConfig::Attention(attention(4, 256))),
         ("titans memory d=64 L=1 V=256", MixerConfig::Memory(memory("titans", 4))),
@@ -53,9 +55,21 @@ fn delta_mag(width: usize) -> ModelConfig {
     model(width, 16, blocks(1, mag(attention(width / 16, 16), memory), ChannelConfig::None))
 }
 
+/// Memories that are as wide as the model: a matrix that is updated exactly, the same with the gradients of 64 tokens
+/// at once, and a perceptron with them.
+fn wide_memories() -> [(&'static str, AnyRule); 3] {
+    let frozen = r#"{"name": "miras", "algorithm": "momentum", "chunk": 64}"#;
+    let named = |rule| AnyRule::named(rule).expect("the rule is registered");
+    [
+        ("linear titans", named("titans")),
+        ("linear titans of chunks of 64", serde_json::from_str(frozen).expect("the settings exist")),
+        ("mlp titans of chunks of 64", named("titans_mlp")),
+    ]
+}
+
 /// One memory as wide as the model and nothing else; no convolution, no channel.
-fn linear_titans(width: usize) -> ModelConfig {
-    let memory = MemoryConfig { conv: 0, ..memory("titans", 1) };
+fn one_memory(width: usize, rule: &AnyRule) -> ModelConfig {
+    let memory = MemoryConfig { conv: 0, heads: 1, rule: rule.clone(), ..MemoryConfig::default() };
     model(width, 512, blocks(1, MixerConfig::Memory(memory), ChannelConfig::None))
 }
 
