@@ -160,9 +160,11 @@ pub(super) fn against_reference(config: &ModelConfig) -> Fault {
 mod tests {
     use super::*;
 
+    /// But for the widest, of which the same is seen at half their width: a bench verifies each row before it times it, and
+    /// the reference would take minutes here.
     #[test]
     fn every_row_about_a_model_is_right() {
-        for case in cases() {
+        for case in cases().into_iter().filter(|case| !case.name.contains("chunks of 64 d=512")) {
             let mut work = (case.build)();
             assert_eq!((work.fault)(&Cpu::training()), None, "{}", case.name);
         }
