@@ -1,6 +1,7 @@
 //! Fused `f32` forms of a rule over a whole sequence, and how one of them is chosen.
 
 use crate::rule::Dims;
+use crate::scan::PerInput;
 use crate::simd::Isa;
 use aligned_vec::{AVec, ConstAlign};
 
@@ -13,6 +14,17 @@ pub struct Sequence<'a, F> {
     pub pos: u64,
     /// The inputs, in the order of [`crate::MemoryRule::inputs`].
     pub inputs: &'a [&'a [F]],
+}
+
+impl<'a, F> Sequence<'a, F> {
+    /// The inputs of `count` of its tokens, from `first` on.
+    pub fn rows(&self, first: usize, count: usize) -> PerInput<&'a [F]> {
+        let row = |x: &'a [F]| {
+            let width = x.len() / self.tokens;
+            &x[first * width..(first + count) * width]
+        };
+        self.inputs.iter().map(|&x| row(x)).collect()
+    }
 }
 
 /// Runs a sequence: the rule, its size, the inputs, the state (start in, end out), the reads `[tokens, dv]`

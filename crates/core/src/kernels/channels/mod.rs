@@ -12,6 +12,7 @@
 mod passes;
 
 use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
+use crate::kernels::memory::row::{pad, unpad};
 use crate::kernels::scratch;
 use crate::rule::{Dims, MemoryRule};
 use crate::scan::{CHECKPOINT_TOKENS, PerInput};
@@ -80,29 +81,13 @@ impl Size {
     }
     /// Copies padded rows back.
     fn leave(self, from: &[f32], state: &mut [f32]) {
-        for (row, from) in state.chunks_exact_mut(self.d.dk).zip(from.chunks_exact(self.width)) {
-            row.copy_from_slice(&from[..self.d.dk]);
-        }
+        unpad(from, self.width, state, self.d.dk);
     }
     /// Lengths of the six lists of so many tokens: four made ones, queries, values.
     fn lists(self, tokens: usize, erases: bool) -> [usize; 6] {
         let (wide, asked) = (tokens * self.width, if erases { tokens * self.width } else { 0 });
         [wide, asked, asked, wide, wide, tokens * self.rows]
     }
-}
-
-/// Copies rows of `width` into rows of `to`, zeros behind them and below.
-fn pad(from: &[f32], width: usize, into: &mut [f32], to: usize) {
-    into.fill(0.0);
-    for (row, from) in into.chunks_exact_mut(to).zip(from.chunks_exact(width)) {
-        row[..width].copy_from_slice(from);
-    }
-}
-
-/// Token `t` of every input.
-fn token<'a>(seq: Sequence<'a, f32>, t: usize) -> PerInput<&'a [f32]> {
-    let width = |x: &[f32]| x.len() / seq.tokens;
-    seq.inputs.iter().map(|x| &x[t * width(x)..(t + 1) * width(x)]).collect()
 }
 
 /// `(first, count)` of the pieces between two kept states.
@@ -136,7 +121,7 @@ fn lists<'a, R: Channels>(
             erase: &mut erase[asked],
             key: &mut key[at],
         };
-        rule.make(&token(seq, first + t), made);
+        rule.make(&seq.rows(first + t, 1), made);
     }
     Lists { tokens, width, rows, keep, ask, erase, key, query, value }
 }
@@ -163,9 +148,7 @@ fn forward<R: Channels>(
         let x = lists(rule, size, seq, (first, tokens), &mut buffers);
         let out = &mut out[..tokens * size.rows];
         isa.run(Forward { x, state: strip, y: out, kept: &mut [], asked: &mut [] });
-        for (y, out) in y[first * d.dv..].chunks_exact_mut(d.dv).zip(out.chunks_exact(size.rows)) {
-            y.copy_from_slice(&out[..d.dv]);
-        }
+        unpad(out, size.rows, &mut y[first * d.dv..(first + tokens) * d.dv], d.dv);
     }
     size.leave(strip, state);
 }
@@ -177,9 +160,7 @@ fn read<R: Channels>(rule: &R, d: Dims, seq: Sequence<'_, f32>, state: &[f32], y
     size.enter(state, strip);
     pad(seq.inputs[rule.value_and_query()[1]], d.dk, query, size.width);
     isa.run(Read { width: size.width, query, state: strip, y: out });
-    for (y, out) in y.chunks_exact_mut(d.dv).zip(out.chunks_exact(size.rows)) {
-        y.copy_from_slice(&out[..d.dv]);
-    }
+    unpad(out, size.rows, y, d.dv);
 }
 
 /// See [`Kernel::backward`]. States are recomputed piece by piece from those at the pieces' starts.
@@ -244,6 +225,6 @@ fn add_gradients<R: Channels>(
         add(dx[v], &value[t * rows..t * rows + d.dv]);
         add(dx[q], &query[at.clone()]);
         let made = Made { keep: &keep[at.clone()], ask: &ask[asked.clone()], erase: &erase[asked], key: &key[at] };
-        rule.make_backward(&token(seq, first + t), made, &mut dx);
+        rule.make_backward(&seq.rows(first + t, 1), made, &mut dx);
     }
 }

@@ -21,7 +21,7 @@ mod ahead;
 mod chunk;
 mod chunk_backward;
 mod coefficients;
-mod row;
+pub(crate) mod row;
 mod sequential;
 mod solve;
 mod tile;

@@ -101,7 +101,7 @@ pub(super) fn combine<S: Simd>(s: S, a: f32, x: &[f32], b: f32, y: &[f32], to: &
 
 /// Copies rows of `width` values into rows of `to` values; the space behind each, and the rows up to the end of
 /// `dst`, become zero.
-pub(super) fn pad(src: &[f32], width: usize, dst: &mut [f32], to: usize) {
+pub(crate) fn pad(src: &[f32], width: usize, dst: &mut [f32], to: usize) {
     if width == to {
         let (head, tail) = dst.split_at_mut(src.len());
         head.copy_from_slice(src);
@@ -117,7 +117,7 @@ pub(super) fn pad(src: &[f32], width: usize, dst: &mut [f32], to: usize) {
 }
 
 /// Copies the first `width` values of each row of `from` values into the rows of `dst`.
-pub(super) fn unpad(src: &[f32], from: usize, dst: &mut [f32], width: usize) {
+pub(crate) fn unpad(src: &[f32], from: usize, dst: &mut [f32], width: usize) {
     if width == 0 {
         return;
     }

@@ -29,7 +29,7 @@ use super::channels as family;
 use crate::kernel::{Kernel, Scratch, Sequence};
 use crate::rule::Dims;
 use crate::rules::Miras;
-use crate::scan::{CHECKPOINT_TOKENS, PerInput};
+use crate::scan::CHECKPOINT_TOKENS;
 
 /// Shortest chunk at which products of tokens with tokens are worth their setting up.
 const LEAST_CHUNK: usize = 4;
@@ -97,8 +97,7 @@ fn keep(
     for (i, saved) in saved.chunks_exact_mut(state.len().max(1)).enumerate() {
         saved.copy_from_slice(state);
         let (first, last) = (i * CHECKPOINT_TOKENS, ((i + 1) * CHECKPOINT_TOKENS).min(seq.tokens));
-        let width = |x: &[f32]| x.len() / seq.tokens;
-        let inputs: PerInput<&[f32]> = seq.inputs.iter().map(|x| &x[first * width(x)..last * width(x)]).collect();
+        let inputs = seq.rows(first, last - first);
         let piece = Sequence { tokens: last - first, pos: seq.pos + first as u64, inputs: &inputs };
         run(rule, d, piece, state, &mut y[first * d.dv..last * d.dv], scratch);
     }

@@ -271,12 +271,6 @@ fn row(x: &[f32], t: usize, width: usize) -> &[f32] {
     &x[t * width..(t + 1) * width]
 }
 
-/// The inputs of some tokens of a sequence.
-fn part_of<'a>(seq: Sequence<'a, f32>, first: usize, count: usize) -> PerInput<&'a [f32]> {
-    let width = |x: &[f32]| x.len() / seq.tokens;
-    seq.inputs.iter().map(|x| &x[first * width(x)..(first + count) * width(x)]).collect()
-}
-
 /// See [`Kernel::forward`].
 fn forward<const WHICH: usize>(
     rule: &Tnt,
@@ -295,7 +289,7 @@ fn forward<const WHICH: usize>(
         if let (Some(saved), 0) = (&mut saved, first % CHECKPOINT_TOKENS) {
             saved[first / CHECKPOINT_TOKENS * state.len()..][..state.len()].copy_from_slice(state);
         }
-        let inputs = part_of(seq, first, count);
+        let inputs = seq.rows(first, count);
         let piece = Sequence { tokens: count, pos: seq.pos + first as u64, inputs: &inputs };
         let y = &mut y[first * d.dv..(first + count) * d.dv];
         parts.run(WHICH, piece, state, y, [&mut *q, &mut *other], scratch);
@@ -340,13 +334,13 @@ fn backward(rule: &Tnt, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scr
         }
         if i + 1 < list.len() {
             states.copy_within(i * len..(i + 1) * len, (i + 1) * len);
-            let (state, inputs) = (&mut states[(i + 1) * len..][..len], part_of(seq, first, count));
+            let (state, inputs) = (&mut states[(i + 1) * len..][..len], seq.rows(first, count));
             let piece = Sequence { tokens: count, pos: seq.pos + first as u64, inputs: &inputs };
             parts.run(FASTEST, piece, state, &mut unread[..count * d.dv], [&mut *q, &mut *other], scratch);
         }
     }
     for (&(first, count), state) in list.iter().zip(states.chunks_exact_mut(len)).rev() {
-        let inputs = part_of(seq, first, count);
+        let inputs = seq.rows(first, count);
         let mut dx: PerInput<&mut [f32]> = dinputs
             .iter_mut()
             .map(|x| {
