@@ -64,8 +64,10 @@ pub enum Activation {
     Unit,
     /// Projection, short convolution, SiLU: values.
     Silu,
-    /// `max * sigmoid(x w + bias)`, times `1 - g` where `damped_by` names another gate `g`.
+    /// `floor + (max - floor) sigmoid(x w + bias)`, times `1 - g` where `damped_by` names another gate `g`.
     Sigmoid {
+        /// Lower end of the range.
+        floor: f64,
         /// Upper end of the range.
         max: f64,
         /// Initial bias; the weights start small, so this is the gate's value at the start.
@@ -161,26 +163,28 @@ pub mod input {
     pub const RETAIN: Input = Input {
         name: "retain",
         width: Width::One,
-        activation: Activation::Sigmoid { max: 1.0, bias: 4.0, damped_by: None },
+        activation: Activation::Sigmoid { floor: 0.0, max: 1.0, bias: 4.0, damped_by: None },
         about: "fraction of the memory kept this token",
     };
     /// The inner step size of a matrix memory, in (0, 1).
     pub const RATE: Input = Input {
         name: "rate",
         width: Width::One,
-        activation: Activation::Sigmoid { max: 1.0, bias: 0.0, damped_by: None },
+        activation: Activation::Sigmoid { floor: 0.0, max: 1.0, bias: 0.0, damped_by: None },
         about: "inner step size",
     };
     /// The decay of the inner momentum, in [0, 1); 0.731 at the start.
     pub const MOMENTUM: Input = Input {
         name: "momentum",
         width: Width::One,
-        activation: Activation::Sigmoid { max: 1.0, bias: 1.0, damped_by: None },
+        activation: Activation::Sigmoid { floor: 0.0, max: 1.0, bias: 1.0, damped_by: None },
         about: "decay of the inner momentum",
     };
     /// [`RATE`] for rules with momentum: scaled by `1 - momentum`, so that a long run of equal steps stays bounded.
-    pub const DAMPED_RATE: Input =
-        Input { activation: Activation::Sigmoid { max: 1.0, bias: 0.0, damped_by: Some("momentum") }, ..RATE };
+    pub const DAMPED_RATE: Input = Input {
+        activation: Activation::Sigmoid { floor: 0.0, max: 1.0, bias: 0.0, damped_by: Some("momentum") },
+        ..RATE
+    };
 }
 
 /// What a tensor of the state holds before the first token.

@@ -58,8 +58,9 @@ impl Case {
                     Activation::Unit => data.chunks_mut(width).for_each(unit),
                     Activation::Silu | Activation::Softmax | Activation::Softplus { .. } => {}
                     Activation::PerHead(decay) => data.fill(decay.of(0, 4) as f32),
-                    Activation::Sigmoid { max, bias, .. } => {
-                        data.iter_mut().for_each(|x| *x = (max * (f64::from(*x) + bias).sigmoid()) as f32);
+                    Activation::Sigmoid { floor, max, bias, .. } => {
+                        let gate = |x: f32| floor + (max - floor) * (f64::from(x) + bias).sigmoid();
+                        data.iter_mut().for_each(|x| *x = gate(*x) as f32);
                     }
                 }
                 data

@@ -174,7 +174,7 @@ fn a_tail_keeps_the_newest_inputs_also_of_calls_shorter_than_itself() {
 
 #[test]
 fn gates_are_scaled_sigmoids_and_a_damped_one_meets_the_complement_of_another() {
-    let gate = |max, damped_by| GateSpec { width: 1, kind: GateKind::Sigmoid { max, damped_by } };
+    let gate = |max, damped_by| GateSpec { width: 1, kind: GateKind::Sigmoid { floor: 0.0, max, damped_by } };
     let gates = [gate(0.5, Some(1)), gate(1.0, None)];
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     // Rows hold rate of both heads, then momentum of both heads.
@@ -190,8 +190,8 @@ fn gates_are_scaled_sigmoids_and_a_damped_one_meets_the_complement_of_another() 
 fn a_narrow_gate_damps_every_channel_of_a_wide_one_and_constants_take_no_column() {
     let gates = [
         GateSpec { width: 1, kind: GateKind::PerHead(HeadDecay::RetNet) },
-        GateSpec { width: 2, kind: GateKind::Sigmoid { max: 0.5, damped_by: Some(2) } },
-        GateSpec { width: 1, kind: GateKind::Sigmoid { max: 1.0, damped_by: None } },
+        GateSpec { width: 2, kind: GateKind::Sigmoid { floor: 0.0, max: 0.5, damped_by: Some(2) } },
+        GateSpec { width: 1, kind: GateKind::Sigmoid { floor: 0.0, max: 1.0, damped_by: None } },
     ];
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     // One token: both channels of head 0, of head 1, then the momentum of both heads.

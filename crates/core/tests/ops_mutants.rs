@@ -24,6 +24,7 @@ enum Wrong {
     ConvForgetsTheLength,
     GatesForgetDamping,
     GatesForgetTheSum,
+    GatesForgetTheFloor,
     GatesTakeSoftplusForSigmoid,
     RopeTurnsOn,
     AttentionForgetsOldKeys,
@@ -36,7 +37,7 @@ enum Wrong {
     ScanForgetsTheState,
 }
 
-const ALL: [Wrong; 18] = [
+const ALL: [Wrong; 19] = [
     Wrong::EmbeddingOverwrites,
     Wrong::LinearForgetsAnEntry,
     Wrong::TransposedIsOff,
@@ -45,6 +46,7 @@ const ALL: [Wrong; 18] = [
     Wrong::ConvForgetsTheLength,
     Wrong::GatesForgetDamping,
     Wrong::GatesForgetTheSum,
+    Wrong::GatesForgetTheFloor,
     Wrong::GatesTakeSoftplusForSigmoid,
     Wrong::RopeTurnsOn,
     Wrong::AttentionForgetsOldKeys,
@@ -147,15 +149,18 @@ impl<F: Scalar> Ops for Mutant<F> {
         let mut gates = gates.to_vec();
         if self.wrong == Wrong::GatesForgetDamping {
             let forget = |kind| match kind {
-                GateKind::Sigmoid { max, .. } => GateKind::Sigmoid { max, damped_by: None },
+                GateKind::Sigmoid { floor, max, .. } => GateKind::Sigmoid { floor, max, damped_by: None },
                 kind => kind,
             };
             gates.iter_mut().for_each(|gate| gate.kind = forget(gate.kind));
         }
-        let plain = GateKind::Sigmoid { max: 1.0, damped_by: None };
+        let plain = GateKind::Sigmoid { floor: 0.0, max: 1.0, damped_by: None };
         for gate in &mut gates {
             gate.kind = match (self.wrong, gate.kind) {
                 (Wrong::GatesForgetTheSum, GateKind::Softmax) => plain,
+                (Wrong::GatesForgetTheFloor, GateKind::Sigmoid { max, damped_by, .. }) => {
+                    GateKind::Sigmoid { floor: 0.0, max, damped_by }
+                }
                 (Wrong::GatesTakeSoftplusForSigmoid, GateKind::Softplus { .. }) => plain,
                 (_, kind) => kind,
             };

@@ -84,7 +84,9 @@ pub(super) fn activate(list: &[Input], d: Dims, pre: &[Vec<f64>]) -> Vec<Vec<f64
             Activation::Silu => silu,
             Activation::Unit => silu.chunks(input.width.of(d)).flat_map(unit).collect(),
             Activation::Softmax => pre.chunks(input.width.of(d)).flat_map(softmax).collect(),
-            Activation::Sigmoid { max, bias, .. } => pre.iter().map(|x| max * (x + bias).sigmoid()).collect(),
+            Activation::Sigmoid { floor, max, bias, .. } => {
+                pre.iter().map(|x| floor + (max - floor) * (x + bias).sigmoid()).collect()
+            }
             // One head is looked at; the first of four stands for all.
             Activation::PerHead(decay) => vec![decay.of(0, 4); pre.len()],
             Activation::Softplus { floor, .. } => {

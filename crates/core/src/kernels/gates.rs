@@ -76,9 +76,9 @@ kernel! {
                 for i in 0..heads * gate.width {
                     let (h, c) = (i / gate.width, i % gate.width);
                     out[first + (h * tokens + t) * gate.width + c] = match gate.kind {
-                        GateKind::Sigmoid { max, .. } => {
+                        GateKind::Sigmoid { floor, max, .. } => {
                             let kept = damper.map_or(1.0, |d| 1.0 - d.2 * p[damping_column(d, h, c)]);
-                            max as f32 * p[column + i] * kept
+                            (floor as f32 + (max - floor) as f32 * p[column + i]) * kept
                         }
                         GateKind::Softplus { floor } => floor as f32 + p[column + i].softplus(),
                         GateKind::Softmax => p[column + i],
@@ -110,21 +110,22 @@ kernel! {
             let (mut column, mut first) = (0, 0);
             for gate in gates {
                 let damper = damping(gates, heads, gate);
-                let GateKind::Sigmoid { max, .. } = gate.kind else {
+                let GateKind::Sigmoid { floor, max, .. } = gate.kind else {
                     first += heads * tokens * gate.width;
                     column += heads * gate.columns();
                     continue;
                 };
                 for i in 0..heads * gate.width {
                     let (h, c) = (i / gate.width, i % gate.width);
-                    let d = max as f32 * dout[first + (h * tokens + t) * gate.width + c];
+                    let d = dout[first + (h * tokens + t) * gate.width + c];
+                    let (floor, range) = (floor as f32, (max - floor) as f32);
                     match damper {
                         Some(damper) => {
                             let at = damping_column(damper, h, c);
-                            dp[column + i] += d * (1.0 - damper.2 * p[at]);
-                            dp[at] -= d * damper.2 * p[column + i];
+                            dp[column + i] += range * d * (1.0 - damper.2 * p[at]);
+                            dp[at] -= d * damper.2 * (floor + range * p[column + i]);
                         }
-                        None => dp[column + i] += d,
+                        None => dp[column + i] += range * d,
                     }
                 }
                 first += heads * tokens * gate.width;

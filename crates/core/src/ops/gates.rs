@@ -1,8 +1,8 @@
 //! Gate activations: from the pre-activations of a projection to the final values that a rule takes.
 //!
-//! With `z = pre + bias`, a gate is `max sigmoid(z)`, times `1 - g` where another gate `g` damps it; `floor +
-//! softplus(z)`; the softmax of `z` over its width; or a constant of its head, which has no pre-activation. A damping
-//! gate is a sigmoid that is not damped itself, as wide as what it damps or of width 1.
+//! With `z = pre + bias`, a gate is `floor + (max - floor) sigmoid(z)`, times `1 - g` where another gate `g` damps it;
+//! `floor + softplus(z)`; the softmax of `z` over its width; or a constant of its head, which has no pre-activation. A
+//! damping gate is a sigmoid with floor 0 that is not damped itself, as wide as what it damps or of width 1.
 
 use crate::rule::{Activation, Dims, HeadDecay, Input};
 use crate::scalar::Scalar;
@@ -19,8 +19,10 @@ pub struct GateSpec {
 /// How a gate's values are made from its pre-activations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GateKind {
-    /// `max sigmoid(z)`.
+    /// `floor + (max - floor) sigmoid(z)`.
     Sigmoid {
+        /// Lower end of the range.
+        floor: f64,
         /// Upper end of the range.
         max: f64,
         /// Index of the gate whose complement scales this one: as wide as this one, or of width 1 for all of it.
@@ -56,8 +58,8 @@ pub fn gate_specs(inputs: &[Input], d: Dims, heads: usize) -> (Vec<GateSpec>, Ve
     for input in inputs {
         let kind = match input.activation {
             Activation::Unit | Activation::Silu => continue,
-            Activation::Sigmoid { max, damped_by, .. } => {
-                GateKind::Sigmoid { max, damped_by: damped_by.and_then(index) }
+            Activation::Sigmoid { floor, max, damped_by, .. } => {
+                GateKind::Sigmoid { floor, max, damped_by: damped_by.and_then(index) }
             }
             Activation::Softplus { floor, .. } => GateKind::Softplus { floor },
             Activation::Softmax => GateKind::Softmax,
@@ -101,9 +103,9 @@ pub fn gates_forward<F: Scalar>(gates: &[GateSpec], tokens: usize, heads: usize,
         let z = |column: usize| pre[at.token * bias.len() + column] + bias[column];
         let out = &mut out[at.out..at.out + gate.width];
         match gate.kind {
-            GateKind::Sigmoid { max, .. } => {
+            GateKind::Sigmoid { floor, max, .. } => {
                 for (c, out) in out.iter_mut().enumerate() {
-                    let value = F::from_f64(max) * z(at.column + c).sigmoid();
+                    let value = F::from_f64(floor) + F::from_f64(max - floor) * z(at.column + c).sigmoid();
                     *out = match at.damper(c) {
                         Some((damper, max)) => value * (F::one() - F::from_f64(max) * z(damper).sigmoid()),
                         None => value,
@@ -146,18 +148,20 @@ pub fn gates_backward<F: Scalar>(
         };
         let dout = &dout[at.out..at.out + gate.width];
         match gate.kind {
-            GateKind::Sigmoid { max, .. } => {
+            GateKind::Sigmoid { floor, max, .. } => {
                 for (c, &dout) in dout.iter().enumerate() {
-                    let (s, d) = (z(at.column + c).sigmoid(), dout * F::from_f64(max));
+                    let s = z(at.column + c).sigmoid();
+                    let range = F::from_f64(max - floor);
                     let kept = match at.damper(c) {
                         Some((damper, most)) => {
                             let (g, most) = (z(damper).sigmoid(), F::from_f64(most));
-                            add(damper, -(d * s * most * g * (F::one() - g)));
+                            let value = F::from_f64(floor) + range * s;
+                            add(damper, -(dout * value * most * g * (F::one() - g)));
                             F::one() - most * g
                         }
                         None => F::one(),
                     };
-                    add(at.column + c, d * kept * s * (F::one() - s));
+                    add(at.column + c, dout * range * kept * s * (F::one() - s));
                 }
             }
             GateKind::Softplus { .. } => {
@@ -229,7 +233,7 @@ fn check<F>(gates: &[GateSpec], tokens: usize, heads: usize, pre: &[F], bias: &[
         if let GateKind::Sigmoid { damped_by: Some(d), .. } = gate.kind {
             let damper = gates[d];
             debug_assert!(damper.width == gate.width || damper.width == 1);
-            debug_assert!(matches!(damper.kind, GateKind::Sigmoid { damped_by: None, .. }));
+            debug_assert!(matches!(damper.kind, GateKind::Sigmoid { floor: 0.0, damped_by: None, .. }));
         }
     }
 }

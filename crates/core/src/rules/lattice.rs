@@ -229,7 +229,7 @@ impl MemoryRule for Lattice {
 
     fn inputs(&self) -> Vec<Input> {
         // The steps of a whole chunk are taken from the same slots and add up.
-        let activation = Activation::Sigmoid { max: 1.0 / self.chunk.max(1) as f64, bias: 0.0, damped_by: None };
+        let activation = Activation::Sigmoid { floor: 0.0, max: 1.0 / self.chunk.max(1) as f64, bias: 0.0, damped_by: None };
         let retain = self.retract.then_some(input::RETAIN);
         [input::K, input::V, input::Q].into_iter().chain(retain).chain([Input { activation, ..input::RATE }]).collect()
     }

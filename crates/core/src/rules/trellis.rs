@@ -193,7 +193,7 @@ impl MemoryRule for Trellis {
         // Steps taken from the same memory add up. 0.1 at the start: normalised codes have steep gradients.
         let tokens = if self.frozen() { self.chunk as f64 } else { 1.0 };
         let max = 1.0 / if self.write == Code::Identity { tokens } else { tokens.sqrt() };
-        let rate = Activation::Sigmoid { max, bias: -2.2, damped_by: None };
+        let rate = Activation::Sigmoid { floor: 0.0, max, bias: -2.2, damped_by: None };
         vec![
             input::K,
             Input { activation: value, ..input::V },

@@ -153,8 +153,9 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
                 let sum = x.iter().sum::<f32>();
                 x.iter_mut().for_each(|x| *x /= sum);
             }),
-            Activation::Sigmoid { max, bias, .. } => {
-                data.iter_mut().for_each(|x| *x = (max * (f64::from(*x) + bias).sigmoid()) as f32);
+            Activation::Sigmoid { floor, max, bias, .. } => {
+                let gate = |x: f32| floor + (max - floor) * (f64::from(x) + bias).sigmoid();
+                data.iter_mut().for_each(|x| *x = gate(*x) as f32);
             }
             Activation::PerHead(decay) => data.fill(decay.of(0, s.heads) as f32),
             Activation::Softplus { floor, .. } => {

@@ -93,11 +93,13 @@ fn convolutions(heads: HeadShape) -> Vec<OpCase> {
 
 fn gates(tokens: usize, heads: usize) -> Vec<OpCase> {
     let of = |width, kind| GateSpec { width, kind };
-    let gate = |width, max, damped_by| of(width, GateKind::Sigmoid { max, damped_by });
+    let gate = |width, max, damped_by| of(width, GateKind::Sigmoid { floor: 0.0, max, damped_by });
+    let above = |floor, damped_by| of(1, GateKind::Sigmoid { floor, max: 1.0, damped_by });
     let constant = |decay| of(1, GateKind::PerHead(decay));
     let lists = [
         vec![gate(1, 1.0, None)],
         vec![gate(1, 1.0, None), gate(1, 1.0, Some(2)), gate(1, 1.0, None)],
+        vec![above(0.5, None), above(0.25, Some(2)), gate(1, 1.0, None)],
         vec![gate(3, 0.1, None), gate(1, 2.0, None), gate(3, 0.5, Some(0))],
         // A window that a momentum damps, between constants that take no column.
         vec![constant(HeadDecay::RetNet), gate(4, 0.25, Some(2)), gate(1, 1.0, None), constant(HeadDecay::Lightning)],

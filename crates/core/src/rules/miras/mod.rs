@@ -39,7 +39,7 @@ pub use smooth::Activation as HiddenActivation;
 use crate::error::Result;
 use crate::kernel::Kernel;
 use crate::kernels;
-use crate::rule::{About, Activation, ChunkForm, Dims, HeadDecay, Input, MemoryRule, StateTensor, Width, input};
+use crate::rule::{About, Activation, ChunkForm, Dims, HeadDecay, Input, MemoryRule, StateTensor, Width};
 use crate::scalar::Scalar;
 use algorithm::{Algorithm, AnyAlgorithm, Solve, with_algorithm};
 use bias::{AnyBias, Bias, with_bias};
@@ -63,6 +63,9 @@ pub enum Gates {
     Key,
 }
 
+/// Least that a memory under a norm keeps over a chunk, see `Miras::least_kept`.
+const LEAST_KEPT: f64 = 1.0 / 16.0;
+
 /// Where the decay `retain` comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,9 +80,9 @@ pub enum Decay {
 }
 
 impl Decay {
-    fn activation(self) -> Activation {
+    fn activation(self, floor: f64) -> Activation {
         match self {
-            Decay::Gate => input::RETAIN.activation,
+            Decay::Gate => Activation::Sigmoid { floor, max: 1.0, bias: 4.0, damped_by: None },
             Decay::Retnet => Activation::PerHead(HeadDecay::RetNet),
             Decay::Lightning => Activation::PerHead(HeadDecay::Lightning),
         }
@@ -190,7 +193,16 @@ impl Miras {
     fn rate_activation(&self, momentum: bool) -> Activation {
         let bias = with_structure!(&self.structure, s => s.rate_bias());
         let damped_by = momentum.then_some("momentum");
-        Activation::Sigmoid { max: self.rate_max(), bias, damped_by }
+        Activation::Sigmoid { floor: 0.0, max: self.rate_max(), bias, damped_by }
+    }
+
+    /// The least that the gate `retain` may be. A step of a memory whose result is normalised is as large as the inverse
+    /// of the memory, so that with nothing kept each memory is the inverse of the one before and rounding grows. What
+    /// stays pulls towards the size in between: a memory of size `r` becomes `a r + c / r`, whose slope there is
+    /// `2 a - 1`. `a` is what a whole chunk keeps.
+    fn least_kept(&self) -> f64 {
+        let normed = with_structure!(&self.structure, s => s.network()).is_some_and(|network| network.norm);
+        if normed { LEAST_KEPT.powf(1.0 / self.chunk.max(1) as f64) } else { 0.0 }
     }
 
     /// The most that a step size, or the gates of a window together, may be.
@@ -219,7 +231,7 @@ impl Miras {
         Input {
             name: "window",
             width: Width::Fixed(self.window),
-            activation: Activation::Sigmoid { max, bias: 2.0, damped_by: momentum.then_some("momentum") },
+            activation: Activation::Sigmoid { floor: 0.0, max, bias: 2.0, damped_by: momentum.then_some("momentum") },
             about: "step size for each token of the window, oldest first",
         }
     }

@@ -204,7 +204,7 @@ pub(crate) fn inputs(rule: &Miras) -> (Vec<Input>, Slots) {
     let constant = rule.decay != Decay::Gate;
     let retain = Input {
         width: if constant { Width::One } else { width },
-        activation: rule.decay.activation(),
+        activation: rule.decay.activation(rule.least_kept()),
         ..input::RETAIN
     };
     slots.retain = add((pulls && !with_algorithm!(&rule.algorithm, a => a.keeps_all())).then_some(retain));
@@ -234,7 +234,7 @@ const NS_RATE: Input = Input {
     name: "ns_rate",
     width: Width::One,
     // Small: whatever the surprise, the direction has full size [Atlas v1 eq.32].
-    activation: Activation::Sigmoid { max: 0.1, bias: 0.0, damped_by: None },
+    activation: Activation::Sigmoid { floor: 0.0, max: 0.1, bias: 0.0, damped_by: None },
     about: "step size behind Newton-Schulz",
 };
 
