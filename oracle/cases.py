@@ -120,6 +120,7 @@ def own():
     """Rules of their own."""
     few = {"slots": 5}
     return {
+        "paced": matrix(titans={"rule": "titans", "period": 3}, delta={"rule": "delta", "period": 5}),
         "oja": matrix(),
         "hgrn2": matrix(),
         "rwkv7": matrix(),

@@ -103,6 +103,24 @@ def titans(dk, dv):
     return matrix_rule(dk, dv, {"retain": (), "rate": (), "momentum": ()}, write, ("W", "S"))
 
 
+def paced(dk, dv, rule="gated_delta", period=8):
+    """A matrix rule that changes once per period, by the mean of what its tokens would have changed alone."""
+    inner = OWN[rule](dk, dv)
+    names = tuple(inner.state)
+
+    def token(state, x, pos):
+        now = {name: state[name] for name in names}
+        alone, _ = inner.token(now, x, pos // period)
+        error = {name: state[f"error_{name}"] + alone[name] - now[name] for name in names}
+        if pos % period == period - 1:
+            now = {name: now[name] + error[name] / period for name in names}
+            error = {name: jnp.zeros_like(error[name]) for name in names}
+        return now | {f"error_{name}": error[name] for name in names}, now["W"] @ x["q"]
+
+    state = inner.state | {f"error_{name}": shape for name, shape in inner.state.items()}
+    return Rule(inner.inputs, state, token)
+
+
 def oja(dk, dv):
     """Similarity against the squared length of what the value retrieves backwards."""
 
@@ -302,6 +320,7 @@ OWN = {
     "gated_delta": gated_delta,
     "decay_delta": decay_delta,
     "titans": titans,
+    "paced": paced,
     "oja": oja,
     "hgrn2": hgrn2,
     "rwkv7": rwkv7,

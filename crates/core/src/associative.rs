@@ -30,9 +30,9 @@ pub fn seeded_start(rule: &AnyRule, d: Dims, heads: usize, seed: u64) -> Vec<f64
 }
 
 /// The names of the tensors that start from learned values: where there are some, zeros are no start.
-pub fn learned_starts(rule: &AnyRule, d: Dims) -> Vec<&'static str> {
+pub fn learned_starts(rule: &AnyRule, d: Dims) -> Vec<String> {
     let learned = |t: &StateTensor| matches!(t.start, Start::Learned { .. } | Start::UnitColumns);
-    rule.state(d).into_iter().filter(learned).map(|t| t.name).collect()
+    rule.state(d).into_iter().filter(learned).map(|t| t.name.into_owned()).collect()
 }
 
 /// Per input of a rule the values of a token that a gate has where nothing is learned yet; `None` for keys and values.

@@ -14,6 +14,7 @@ use crate::kernel::Kernel;
 use crate::scalar::Scalar;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::fmt::Debug;
 
 /// Sizes of one head of a memory.
@@ -210,7 +211,7 @@ pub enum Start {
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateTensor {
     /// Name in state files, diffs and Python: `W`, `S`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Shape of one head's tensor, slowest axis first, row-major.
     pub shape: Vec<usize>,
     /// What it holds before the first token.
@@ -220,7 +221,11 @@ pub struct StateTensor {
 impl StateTensor {
     /// A matrix `[rows, cols]` that starts at zero.
     pub fn matrix(name: &'static str, rows: usize, cols: usize) -> Self {
-        Self { name, shape: vec![rows, cols], start: Start::Zero }
+        Self::zeros(name, vec![rows, cols])
+    }
+    /// A tensor of this shape that starts at zero.
+    pub fn zeros(name: impl Into<Cow<'static, str>>, shape: Vec<usize>) -> Self {
+        Self { name: name.into(), shape, start: Start::Zero }
     }
     /// The same tensor with another start.
     pub fn starting(self, start: Start) -> Self {

@@ -8,6 +8,7 @@ use hecate_core::{AnyRule, Dims, Input, Start, StateTensor, Width};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use std::borrow::Cow;
 
 /// Key of the number of tokens that a state has taken.
 const POS: &str = "pos";
@@ -49,7 +50,7 @@ pub fn tensor_dict<'py, F: Real>(
             data.extend_from_slice(&state[h * len + offset..][..tensor.len()]);
         }
         let shape = [lead, &tensor.shape].concat();
-        dict.set_item(tensor.name, arrays::write(py, &shape, data))?;
+        dict.set_item(&*tensor.name, arrays::write(py, &shape, data))?;
         offset += tensor.len();
     }
     if let Some(pos) = pos {
@@ -183,7 +184,7 @@ impl<F: Real> Call<F> {
                         own.for_each(|x| *x = F::from_f64(scale));
                     }
                     Start::Same(j) => own[..tensor.len()].copy_from_slice(&before[offsets[j]..][..tensor.len()]),
-                    Start::Learned { .. } | Start::UnitColumns => return Err(self.learned(tensor.name)),
+                    Start::Learned { .. } | Start::UnitColumns => return Err(self.learned(&tensor.name)),
                 }
             }
         }
@@ -208,7 +209,7 @@ impl<F: Real> Call<F> {
     }
 
     /// The tensors of a dict in their places, zeros elsewhere, and which those were.
-    fn gathered(&self, place: &str, dict: Option<&Bound<'_, PyDict>>) -> PyResult<(Vec<F>, Vec<&'static str>)> {
+    fn gathered(&self, place: &str, dict: Option<&Bound<'_, PyDict>>) -> PyResult<(Vec<F>, Vec<Cow<'static, str>>)> {
         let len = self.rule.state_len(self.shape.dims);
         let mut state = zeros(place, self.shape.heads.checked_mul(len))?;
         let mut given = Vec::new();
@@ -227,7 +228,7 @@ impl<F: Real> Call<F> {
             for (h, values) in values.data.chunks_exact(tensor.len().max(1)).enumerate() {
                 state[h * len + offset..][..tensor.len()].copy_from_slice(values);
             }
-            given.push(tensor.name);
+            given.push(tensor.name.clone());
         }
         Ok((state, given))
     }
@@ -270,7 +271,7 @@ impl<F: Real> Call<F> {
             }
             offset += tensor.len();
         }
-        let known: Vec<&str> = self.tensors.iter().map(|t| t.name).collect();
+        let known: Vec<&str> = self.tensors.iter().map(|t| &*t.name).collect();
         let (rule, known) = (self.rule.name(), known.join(", "));
         Err(PyValueError::new_err(format!("{place}: unknown tensor `{name}`; the state of rule `{rule}` has {known}")))
     }

@@ -70,7 +70,7 @@ struct RuleInput {
 /// A state tensor of a rule.
 #[derive(IntoPyObject)]
 struct RuleState<'py> {
-    name: &'static str,
+    name: String,
     shape: Bound<'py, PyTuple>,
     start: &'static str,
 }
@@ -94,7 +94,7 @@ impl<'py> Rule<'py> {
                 Start::Identity(_) => "identity",
                 Start::Same(_) => "same",
             };
-            Ok(RuleState { name: t.name, shape: PyTuple::new(py, t.shape)?, start })
+            Ok(RuleState { name: t.name.into_owned(), shape: PyTuple::new(py, t.shape)?, start })
         };
         Ok(Rule {
             name: rule.name(),

@@ -88,6 +88,34 @@ macro_rules! rules {
             pub fn check(&self, d: Dims) -> Result<()> {
                 match self { $(AnyRule::$Rule(r) => r.check(d)),* }
             }
+            /// See [`MemoryRule::unbounded`].
+            pub fn unbounded(&self) -> Option<&'static str> {
+                match self { $(AnyRule::$Rule(r) => r.unbounded()),* }
+            }
+            /// See [`MemoryRule::brief`].
+            pub fn brief(&self) -> AnyRule {
+                match self { $(AnyRule::$Rule(r) => AnyRule::$Rule(r.brief())),* }
+            }
+            /// See [`MemoryRule::reads_first`].
+            pub fn reads_first(&self) -> bool {
+                match self { $(AnyRule::$Rule(r) => r.reads_first()),* }
+            }
+            /// See [`MemoryRule::write`].
+            pub fn write<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F]) {
+                match self { $(AnyRule::$Rule(r) => r.write(d, pos, x, state)),* }
+            }
+            /// See [`MemoryRule::write_backward`].
+            pub fn write_backward<F: Scalar>(
+                &self, d: Dims, pos: u64, x: &[&[F]], prev: &[F], dx: &mut [&mut [F]], dstate: &mut [F],
+            ) {
+                match self { $(AnyRule::$Rule(r) => r.write_backward(d, pos, x, prev, dx, dstate)),* }
+            }
+            /// See [`MemoryRule::read_backward`].
+            pub fn read_backward<F: Scalar>(
+                &self, d: Dims, pos: u64, x: &[&[F]], state: &[F], dy: &[F], dx: &mut [&mut [F]], dstate: &mut [F],
+            ) {
+                match self { $(AnyRule::$Rule(r) => r.read_backward(d, pos, x, state, dy, dx, dstate)),* }
+            }
             /// See [`MemoryRule::read`].
             pub fn read<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &[F], y: &mut [F]) {
                 match self { $(AnyRule::$Rule(r) => r.read(d, pos, x, state, y)),* }
@@ -146,6 +174,7 @@ rules! {
     decay_delta::DecayDelta,
     titans::Titans,
     miras::Miras,
+    paced::Paced,
     oja::Oja,
     hgrn2::Hgrn2,
     rwkv7::Rwkv7,

@@ -42,7 +42,7 @@ pub fn first_non_finite<F: Scalar>(rule: &AnyRule, s: ScanShape, inputs: &[&[F]]
             for tensor in &tensors {
                 let (values, behind) = rest.split_at(tensor.len());
                 if !finite(values) {
-                    return Err(at(tensor.name));
+                    return Err(at(&tensor.name));
                 }
                 rest = behind;
             }

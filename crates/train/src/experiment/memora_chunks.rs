@@ -61,7 +61,7 @@ struct Shape(Vec<(usize, usize)>);
 
 impl Shape {
     fn new(rule: &AnyRule, d: Dims) -> Self {
-        let tensors = rule.state(d).into_iter().filter(|t| TENSORS.contains(&t.name));
+        let tensors = rule.state(d).into_iter().filter(|t| TENSORS.contains(&&*t.name));
         Shape(tensors.map(|t| (t.shape[0], t.shape[1])).collect())
     }
 

@@ -125,17 +125,17 @@ impl Plan {
                     _ => Start::Zero,
                 };
                 let shape = if vector { vec![t.len()] } else { vec![t.rows, t.columns] };
-                out.push(StateTensor { name, shape, start });
+                out.push(StateTensor { name: name.into(), shape, start });
             }
         };
         for (part, place) in parts.into_iter().enumerate() {
             group(&mut out, part, !place.is_empty());
         }
         if !self.at.shrink.is_empty() {
-            out.push(StateTensor { name: "shrink", shape: vec![1], start: Start::Zero });
+            out.push(StateTensor::zeros("shrink", vec![1]));
         }
         if !self.at.reach.is_empty() {
-            out.push(StateTensor { name: "ns_rate", shape: vec![1], start: Start::Zero });
+            out.push(StateTensor::zeros("ns_rate", vec![1]));
         }
         group(&mut out, 4, !self.at.start.is_empty());
         let past = rule.window.saturating_sub(1);
@@ -144,7 +144,7 @@ impl Plan {
             out.push(StateTensor::matrix("window_v", past, self.d.dv));
         }
         if !self.at.thresholds.is_empty() {
-            out.push(StateTensor { name: "window_threshold", shape: vec![past], start: Start::Zero });
+            out.push(StateTensor::zeros("window_threshold", vec![past]));
         }
         if let Some(scale) = with_algorithm!(&rule.algorithm, a => a.covariance()) {
             let n = self.inner.dk;

@@ -188,7 +188,7 @@ impl Tnt {
         let alone = tensors.len() == 1;
         for (i, tensor) in tensors.into_iter().enumerate() {
             let start = start(i, &tensor);
-            list.push(StateTensor { name: names[if alone { 0 } else { i + 1 }], start, ..tensor });
+            list.push(StateTensor { name: names[if alone { 0 } else { i + 1 }].into(), start, ..tensor });
         }
     }
 
