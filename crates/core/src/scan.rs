@@ -138,6 +138,28 @@ pub fn reference_backward<F: Scalar>(
     }
 }
 
+/// Transpose of [`reference_forward`] with [`Write::No`]: adds into `dinputs` and into `dstate`.
+pub fn reference_read_backward<F: Scalar>(
+    rule: &AnyRule,
+    s: ScanShape,
+    inputs: &[&[F]],
+    state: &[F],
+    dy: &[F],
+    dinputs: &mut [&mut [F]],
+    dstate: &mut [F],
+) {
+    let (len, list, dv) = (rule.state_len(s.dims), rule.inputs(), s.dims.dv);
+    for h in 0..s.heads {
+        let (state, dstate) = (&state[h * len..(h + 1) * len], &mut dstate[h * len..(h + 1) * len]);
+        for t in 0..s.tokens {
+            let x = token(&list, s, inputs, h, t);
+            let mut dx = token_mut(&list, s, dinputs, h, t);
+            let dy = &dy[(h * s.tokens + t) * dv..][..dv];
+            rule.read_backward(s.dims, s.pos + t as u64, &x, state, dy, &mut dx, dstate);
+        }
+    }
+}
+
 fn token<'a, F>(list: &[Input], s: ScanShape, inputs: &[&'a [F]], h: usize, t: usize) -> PerInput<&'a [F]> {
     let row = |(input, data): (&Input, &&'a [F])| {
         let width = input.width.of(s.dims);

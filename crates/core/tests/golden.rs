@@ -215,7 +215,7 @@ fn check_case(rule: &AnyRule, golden: &Golden, terms: &dyn Terms) -> Result<BTre
             Start::Identity(scale) => identity(tensor.shape[0], scale),
             _ => zeros.clone(),
         };
-        let of = terms.alias(tensor.name);
+        let of = terms.alias(&tensor.name);
         start.extend(golden.find(&name("state0", &of)).map_or(own, |given| terms.start(tensor, given)));
         dend.extend(golden.find(&name("dEnd", &of)).unwrap_or(&zeros));
     }
@@ -232,7 +232,7 @@ fn check_case(rule: &AnyRule, golden: &Golden, terms: &dyn Terms) -> Result<BTre
     }
     let mut at = 0;
     for tensor in &state {
-        let of = terms.alias(tensor.name);
+        let of = terms.alias(&tensor.name);
         let here = at..at + tensor.len();
         let (end, dstart) = (name("end", &of), name("dstate0", &of));
         if let Some(want) = golden.find(&end) {

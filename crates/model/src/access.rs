@@ -1,21 +1,31 @@
 //! What a call may write: said with every call, never a hidden mode.
 
-/// A set of blocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Blocks {
-    /// All of them.
-    All,
-    /// These, from 0.
-    Only(Vec<usize>),
+/// Parts of a model: blocks, and levels of their memories.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// These blocks, from 0; all of them where absent.
+    pub blocks: Option<Vec<usize>>,
+    /// These levels of each block, from 0, fastest first; all of them where absent.
+    pub levels: Option<Vec<usize>>,
 }
 
-impl Blocks {
-    /// Whether block `i` is one of them.
-    pub fn contains(&self, i: usize) -> bool {
-        match self {
-            Blocks::All => true,
-            Blocks::Only(list) => list.contains(&i),
-        }
+impl Parts {
+    /// All of a model.
+    pub fn all() -> Self {
+        Self::default()
+    }
+    /// These blocks with all their levels.
+    pub fn blocks(list: impl Into<Vec<usize>>) -> Self {
+        Self { blocks: Some(list.into()), levels: None }
+    }
+    /// These levels in all blocks.
+    pub fn levels(list: impl Into<Vec<usize>>) -> Self {
+        Self { blocks: None, levels: Some(list.into()) }
+    }
+    /// Whether a level of a block is one of them.
+    pub fn contains(&self, block: usize, level: usize) -> bool {
+        let holds = |list: &Option<Vec<usize>>, i| list.as_ref().is_none_or(|list| list.contains(&i));
+        holds(&self.blocks, block) && holds(&self.levels, level)
     }
 }
 
@@ -24,21 +34,21 @@ impl Blocks {
 pub enum Access {
     /// Everything advances and stays.
     Learn,
-    /// As `Learn`, but only the memories of these blocks write.
-    LearnOnly(Blocks),
+    /// As `Learn`, but only the memories of these parts write.
+    LearnOnly(Parts),
     /// The call works on a copy: the caller's state is the same bits afterwards.
     Read,
-    /// The memories of these blocks read but never write; windows and convolutions run on. The ablation.
-    Frozen(Blocks),
+    /// The memories of these parts read but never write; windows and convolutions run on. The ablation.
+    Frozen(Parts),
 }
 
 impl Access {
-    /// Whether the memory of block `i` writes during the call.
-    pub fn writes(&self, i: usize) -> bool {
+    /// Whether a level of the memory of a block writes during the call.
+    pub fn writes(&self, block: usize, level: usize) -> bool {
         match self {
             Access::Learn | Access::Read => true,
-            Access::LearnOnly(blocks) => blocks.contains(i),
-            Access::Frozen(blocks) => !blocks.contains(i),
+            Access::LearnOnly(parts) => parts.contains(block, level),
+            Access::Frozen(parts) => !parts.contains(block, level),
         }
     }
 }

@@ -4,7 +4,8 @@
 
 use crate::error::{Error, Result};
 use hecate_core::ops::MlpKind;
-use hecate_core::{AnyRule, Dims};
+use hecate_core::rules::Paced;
+use hecate_core::{AnyRule, Dims, MemoryRule};
 use serde::{Deserialize, Serialize};
 
 /// Version of `config.json` and of the tensor names that follow from it.
@@ -14,6 +15,9 @@ pub const FORMAT: u32 = 1;
 const MAX_WIDTH: usize = 1 << 16;
 const MAX_LENGTH: usize = 1 << 24;
 const MAX_BLOCKS: usize = 4096;
+const MAX_LEVELS: usize = 16;
+const MAX_SEGMENT: usize = 1 << 16;
+const MAX_PERSISTENT: usize = 1 << 12;
 
 /// A whole model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +60,9 @@ pub struct BlockConfig {
     /// How many such blocks stand in a row.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub repeat: usize,
+    /// Where the norms of its parts stand.
+    #[serde(default, skip_serializing_if = "is_pre")]
+    pub norm: NormConfig,
     /// What mixes tokens.
     pub mixer: MixerConfig,
     /// What works on each token alone.
@@ -70,6 +77,21 @@ fn is_one(n: &usize) -> bool {
     *n == 1
 }
 
+/// Where the norms of a block stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormConfig {
+    /// Before each part: `x + f(norm(x))`.
+    #[default]
+    Pre,
+    /// After each part: `norm(x + f(x))`.
+    Post,
+}
+
+fn is_pre(norm: &NormConfig) -> bool {
+    *norm == NormConfig::Pre
+}
+
 /// What mixes tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -80,6 +102,12 @@ pub enum MixerConfig {
     Memory(MemoryConfig),
     /// Memory as a gate: `rms(attention) * sigmoid(rms(memory))` [Titans v1 eq.28].
     Mag(MagConfig),
+    /// Memory as a layer: a memory, then attention over what it gives [Titans v1 eq.29].
+    Mal(MalConfig),
+    /// Memory as context: attention inside segments, memory from one to the next [Titans v1 eq.21].
+    Mac(MacConfig),
+    /// Nothing.
+    None,
 }
 
 impl Default for MixerConfig {
@@ -131,13 +159,63 @@ pub struct MemoryConfig {
     pub value_width: Option<usize>,
     /// Taps of the short causal convolution on keys, values and queries; 0 leaves it out.
     pub conv: usize,
+    /// Levels that are read together, fastest first; `rule` alone where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub levels: Vec<LevelConfig>,
+    /// How the reads of levels are added up.
+    #[serde(skip_serializing_if = "is_scaled")]
+    pub combine: CombineConfig,
+    /// Learned rows that the memory takes before the first token; where it is part of another mixer, that one has them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub persistent: usize,
+}
+
+/// One level of a memory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LevelConfig {
+    /// Its rule; that of the memory where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<AnyRule>,
+    /// Tokens from one change to the next; 1, 8, 64, 512 and so on by the place in the list where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period: Option<u64>,
+}
+
+/// How the reads of levels are added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CombineConfig {
+    /// As they are.
+    Sum,
+    /// Divided by the root of their number, beyond two.
+    #[default]
+    Scaled,
+    /// Times learned numbers that start at one.
+    Learned,
+}
+
+fn is_scaled(combine: &CombineConfig) -> bool {
+    *combine == CombineConfig::Scaled
+}
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
         // Four taps, as in the models that the papers compare with.
         let rule = AnyRule::named("titans").expect("titans is registered");
-        Self { rule, heads: 4, key_width: None, value_width: None, conv: 4 }
+        Self {
+            rule,
+            heads: 4,
+            key_width: None,
+            value_width: None,
+            conv: 4,
+            levels: Vec::new(),
+            combine: CombineConfig::Scaled,
+            persistent: 0,
+        }
     }
 }
 
@@ -156,6 +234,52 @@ impl Default for MagConfig {
         // A quarter of the default context: beyond it only the memory carries.
         let attention = AttentionConfig { window: Some(64), ..AttentionConfig::default() };
         Self { attention, memory: MemoryConfig::default() }
+    }
+}
+
+/// Memory as a layer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MalConfig {
+    /// The memory, which comes first.
+    pub memory: MemoryConfig,
+    /// Attention over what the memory gives, usually with a window.
+    pub attention: AttentionConfig,
+    /// Learned rows before the first token.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub persistent: usize,
+}
+
+/// Memory as context.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MacConfig {
+    /// Tokens of a segment.
+    pub segment: usize,
+    /// A token sees the slots up to its own and reads the memory after its own write. `false` is the printed form, which
+    /// sees tokens behind its own: for encoders and classifiers that are given whole segments.
+    pub causal: bool,
+    /// Attention inside a segment; it has no window. `heads * head_width` is the width of the stream.
+    pub attention: AttentionConfig,
+    /// The memory; `heads * value_width` is the width of the stream.
+    pub memory: MemoryConfig,
+    /// Learned rows that stand in every segment and are never written.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub persistent: usize,
+}
+
+impl Default for MacConfig {
+    fn default() -> Self {
+        // Segments as long as the default window of `mag`, and the number of rows of [Titans v1 sec.3.1]'s first user.
+        let (attention, memory) = (AttentionConfig::default(), MemoryConfig::default());
+        Self { segment: 64, causal: true, attention, memory, persistent: 4 }
+    }
+}
+
+impl MacConfig {
+    /// The attention, which sees all rows of a segment.
+    pub(crate) fn attention_over(&self, rows: usize) -> AttentionConfig {
+        AttentionConfig { window: Some(rows), ..self.attention.clone() }
     }
 }
 
@@ -260,6 +384,41 @@ impl MemoryConfig {
         Dims::new(self.key_width.unwrap_or(share), self.value_width.unwrap_or(share))
     }
 
+    /// Rule and period of every level, fastest first; one with period 1 where the config lists none.
+    pub fn rules(&self) -> Vec<(AnyRule, u64)> {
+        if self.levels.is_empty() {
+            return vec![(self.rule.clone(), 1)];
+        }
+        let level = |(i, level): (usize, &LevelConfig)| {
+            let rule = level.rule.clone().unwrap_or_else(|| self.rule.clone());
+            (rule, level.period.unwrap_or(8_u64.saturating_pow(i as u32)))
+        };
+        self.levels.iter().enumerate().map(level).collect()
+    }
+
+    /// Levels are listed fastest first; a period that is longer than one needs a rule without one.
+    fn check_levels(&self, key: &str, dims: Dims) -> Result<()> {
+        if self.levels.len() > MAX_LEVELS {
+            let reason = format!("{} levels are more than this build allows, which is {MAX_LEVELS}", self.levels.len());
+            return Err(Error::config(format!("{key}.levels"), reason));
+        }
+        let rules = self.rules();
+        for (i, (rule, period)) in rules.iter().enumerate() {
+            let key = if self.levels.is_empty() { format!("{key}.rule") } else { format!("{key}.levels.{i}") };
+            if i > 0 && *period < rules[i - 1].1 {
+                let reason =
+                    format!("{period} is shorter than {} of the level before: list the fastest first", rules[i - 1].1);
+                return Err(Error::config(format!("{key}.period"), reason));
+            }
+            match period {
+                1 => rule.check(dims),
+                &period => Paced { rule: Box::new(rule.clone()), period }.check(dims),
+            }
+            .map_err(Error::core(key))?;
+        }
+        Ok(())
+    }
+
     fn check(&self, key: &str, width: usize) -> Result<()> {
         sized(&format!("{key}.heads"), self.heads, MAX_WIDTH)?;
         let given = self.key_width.is_some() && self.value_width.is_some();
@@ -273,7 +432,47 @@ impl MemoryConfig {
         if self.conv > 64 {
             return Err(Error::config(format!("{key}.conv"), "more than 64 taps is no short convolution"));
         }
-        self.rule.check(dims).map_err(Error::core(format!("{key}.rule")))
+        check_persistent(key, self.persistent)?;
+        self.check_levels(key, dims)
+    }
+
+    /// As part of another mixer.
+    fn check_part(&self, key: &str, width: usize) -> Result<()> {
+        if self.persistent > 0 {
+            let reason = "the mixer itself has the persistent rows: set `persistent` there";
+            return Err(Error::config(format!("{key}.persistent"), reason));
+        }
+        self.check(key, width)
+    }
+}
+
+impl MacConfig {
+    fn check(&self, key: &str, width: usize) -> Result<()> {
+        sized(&format!("{key}.segment"), self.segment, MAX_SEGMENT)?;
+        check_persistent(key, self.persistent)?;
+        if self.attention.window.is_some() {
+            let reason = "attention in mac sees its segment: set `segment`, and no window";
+            return Err(Error::config(format!("{key}.attention.window"), reason));
+        }
+        self.attention.check(&format!("{key}.attention"), width)?;
+        self.memory.check_part(&format!("{key}.memory"), width)?;
+        let a = self.attention.heads * self.attention.head_width(width);
+        let m = self.memory.heads * self.memory.dims(width).dv;
+        for (part, inner) in [("attention.head_width", a), ("memory.value_width", m)] {
+            if inner != width {
+                let reason =
+                    format!("its heads give {inner} values a token, the stream of mac has {width}: must agree");
+                return Err(Error::config(format!("{key}.{part}"), reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_persistent(key: &str, count: usize) -> Result<()> {
+    match count {
+        0 => Ok(()),
+        n => sized(&format!("{key}.persistent"), n, MAX_PERSISTENT),
     }
 }
 
@@ -318,7 +517,7 @@ impl BlockConfig {
             MixerConfig::Memory(m) => m.check(&format!("{key}.mixer"), width)?,
             MixerConfig::Mag(g) => {
                 g.attention.check(&format!("{key}.mixer.attention"), width)?;
-                g.memory.check(&format!("{key}.mixer.memory"), width)?;
+                g.memory.check_part(&format!("{key}.mixer.memory"), width)?;
                 let a = g.attention.heads * g.attention.head_width(width);
                 let m = g.memory.heads * g.memory.dims(width).dv;
                 if a != m {
@@ -326,6 +525,17 @@ impl BlockConfig {
                     return Err(Error::config(format!("{key}.mixer.memory.value_width"), reason));
                 }
             }
+            MixerConfig::Mal(l) => {
+                l.attention.check(&format!("{key}.mixer.attention"), width)?;
+                l.memory.check_part(&format!("{key}.mixer.memory"), width)?;
+                check_persistent(&format!("{key}.mixer"), l.persistent)?;
+            }
+            MixerConfig::Mac(c) => c.check(&format!("{key}.mixer"), width)?,
+            MixerConfig::None => {}
+        }
+        let nothing = matches!((&self.mixer, &self.channel), (MixerConfig::None, ChannelConfig::None));
+        if nothing {
+            return Err(Error::config(key, "a block with neither mixer nor channel does nothing"));
         }
         if let ChannelConfig::Mlp(mlp) = &self.channel {
             sized(&format!("{key}.channel.hidden"), mlp.hidden(width), 16 * MAX_WIDTH)?;

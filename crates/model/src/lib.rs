@@ -21,7 +21,7 @@ pub mod state;
 pub mod tensorfile;
 pub mod weights;
 
-pub use access::{Access, Blocks};
+pub use access::{Access, Parts};
 pub use block::MemoryInfo;
 pub use buffer::Buffer;
 pub use config::ModelConfig;

@@ -9,7 +9,6 @@ use crate::pool::{Pool, fit};
 use crate::state::{State, StateLayout};
 use hecate_core::Scalar;
 use hecate_core::ops::{LinearShape, Ops, rope};
-use hecate_core::scan::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,6 +27,8 @@ pub struct Model {
     norm: Range<usize>,
     head: Option<Range<usize>>,
     rope: Vec<(usize, f64)>,
+    /// Positions that some mixer puts before the sequence, at most.
+    rope_extra: usize,
 }
 
 /// Buffers of a call, reused from call to call: after warm-up a decoding step allocates nothing.
@@ -133,7 +134,8 @@ impl Model {
                 rope.push(key);
             }
         }
-        Ok(Self { config, params, state: Arc::new(state), embedding, blocks, norm, head, rope })
+        let rope_extra = blocks.iter().map(Block::rope_extra).max().unwrap_or(0);
+        Ok(Self { config, params, state: Arc::new(state), embedding, blocks, norm, head, rope, rope_extra })
     }
 
     /// The configuration, `repeat` written out.
@@ -152,9 +154,9 @@ impl Model {
     pub fn new_state<F: Scalar>(&self) -> State<F> {
         State::new(self.state.clone())
     }
-    /// The memory of each block that has one.
+    /// The memories of all blocks, level by level, with their block.
     pub fn memories(&self) -> impl Iterator<Item = (usize, MemoryInfo)> + '_ {
-        self.blocks.iter().enumerate().filter_map(|(i, b)| Some((i, b.memory_info()?)))
+        self.blocks.iter().enumerate().flat_map(|(i, b)| b.memory_infos().into_iter().map(move |info| (i, info)))
     }
 
     /// Floating-point operations of one token, forward, a multiply-add counted as two, in a call of `tokens` tokens
@@ -207,8 +209,7 @@ impl Model {
             ops.embedding_forward(width, piece, &params.data[self.embedding.clone()], x);
             self.fill_rope(&mut ws.rope, piece.len(), state.position);
             for (b, block) in self.blocks.iter().enumerate() {
-                let write = if access.writes(b) { Write::Yes } else { Write::No };
-                let call = self.call(ops, params, piece.len(), state.position, false, write, &ws.rope);
+                let call = self.call(ops, params, piece.len(), state.position, false, access, b, &ws.rope);
                 block.forward(&call, &mut ws.x, &mut state.data, &mut ws.block, &mut ws.pool)?;
             }
             state.position += piece.len() as u64;
@@ -257,8 +258,8 @@ impl Model {
         let x = fit(&mut tape.x, n * width);
         ops.embedding_forward(width, tokens, &params.data[self.embedding.clone()], x);
         self.fill_rope(&mut tape.rope, n, pos);
-        for (block, own) in self.blocks.iter().zip(&mut tape.blocks) {
-            let call = self.call(ops, params, n, pos, true, Write::Yes, &tape.rope);
+        for (b, (block, own)) in self.blocks.iter().zip(&mut tape.blocks).enumerate() {
+            let call = self.call(ops, params, n, pos, true, &Access::Learn, b, &tape.rope);
             block.forward(&call, &mut tape.x, &mut state.data, own, &mut tape.pool)?;
         }
         state.position += n as u64;
@@ -269,8 +270,8 @@ impl Model {
             tape.pool.give(dx);
             return Err(self.blame_tape(state, tape));
         }
-        for (block, own) in self.blocks.iter().zip(&tape.blocks).rev() {
-            let call = self.call(ops, params, n, pos, true, Write::Yes, &tape.rope);
+        for (b, (block, own)) in self.blocks.iter().zip(&tape.blocks).enumerate().rev() {
+            let call = self.call(ops, params, n, pos, true, &Access::Learn, b, &tape.rope);
             block.backward(&call, own, &mut dx, grads, &mut tape.pool)?;
         }
         ops.embedding_backward(width, tokens, &dx, &mut grads[self.embedding.clone()]);
@@ -283,12 +284,15 @@ impl Model {
     pub fn traces<F: Scalar>(&self, tape: &Tape<F>, state: &State<F>) -> Vec<(String, f64)> {
         let mut out = Vec::new();
         for (i, (block, own)) in self.blocks.iter().zip(&tape.blocks).enumerate() {
-            let Some(m) = block.memory_info() else { continue };
             let means = block.gate_means(own);
             out.extend(means.into_iter().map(|(gate, mean)| (format!("blocks.{i}.{gate}"), mean)));
-            let square = |x: &F| x.value() * x.value();
-            let sum: f64 = state.data[m.state.clone()].iter().map(square).sum();
-            out.push((format!("blocks.{i}.memory_norm"), (sum / m.heads as f64).sqrt()));
+            let infos = block.memory_infos();
+            for m in &infos {
+                let square = |x: &F| x.value() * x.value();
+                let sum: f64 = state.data[m.state.clone()].iter().map(square).sum();
+                let level = if infos.len() > 1 { format!("levels.{}.", m.level) } else { String::new() };
+                out.push((format!("blocks.{i}.{level}memory_norm"), (sum / m.heads as f64).sqrt()));
+            }
         }
         out
     }
@@ -370,10 +374,11 @@ impl Model {
         tokens: usize,
         pos: u64,
         record: bool,
-        write: Write,
+        access: &'a Access,
+        block: usize,
         rope: &'a [RopeTable<O::F>],
     ) -> Call<'a, O> {
-        Call { ops, params: &params.data, tokens, pos, record, write, rope }
+        Call { ops, params: &params.data, tokens, pos, record, access, block, rope, rope_from: pos }
     }
 
     fn fill_rope<F: Scalar>(&self, tables: &mut Vec<RopeTable<F>>, tokens: usize, pos: u64) {
@@ -385,7 +390,8 @@ impl Model {
                 tables.push(RopeTable { width, base, frequencies: rope::frequencies(width, base), data: Vec::new() });
             }
             let RopeTable { frequencies, data, .. } = &mut tables[i];
-            rope::table_into(pos, frequencies, fit(data, tokens * width));
+            let rows = tokens + self.rope_extra;
+            rope::table_into(pos, frequencies, fit(data, rows * width));
         }
     }
 

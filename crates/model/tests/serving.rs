@@ -6,7 +6,7 @@ use hecate_core::{AnyRule, Dims};
 use hecate_model::config::{AttentionConfig, BlockConfig, ChannelConfig, MagConfig, MemoryConfig, MixerConfig};
 use hecate_model::rng::Rng;
 use hecate_model::{
-    Access, Blocks, GenerationConfig, Lineage, Logits, Model, ModelConfig, Params, Sampler, State, Workspace, generate,
+    Access, GenerationConfig, Lineage, Logits, Model, ModelConfig, Params, Parts, Sampler, State, Workspace, generate,
 };
 use std::ops::ControlFlow;
 
@@ -169,7 +169,7 @@ fn a_frozen_memory_answers_from_its_start() {
     let (all, at) = (models(), of("titans_mlp"));
     let (m, ops) = (&all[at], Cpu::inference());
     let mut state = m.0.new_state();
-    run(&ops, m, &mut state, &ids, &Access::Frozen(Blocks::All));
+    run(&ops, m, &mut state, &ids, &Access::Frozen(Parts::all()));
     let (_, info) = m.0.memories().next().unwrap();
     let start = m.0.params().specs.iter().find(|s| s.name == "blocks.0.mixer.start.W1").unwrap();
     let (head, tensor) = (info.state.len() / info.heads, start.range.len() / info.heads);
@@ -217,11 +217,11 @@ fn access_says_what_is_written() {
         let mut learned = start.clone();
         assert!(run(&ops, m, &mut learned, &ids[40..], &Access::Learn) == read, "reading computes what learning does");
         let mut frozen = start.clone();
-        let cold = run(&ops, m, &mut frozen, &ids[40..], &Access::Frozen(Blocks::All));
+        let cold = run(&ops, m, &mut frozen, &ids[40..], &Access::Frozen(Parts::all()));
         assert!(cold != read, "frozen memories answer differently");
         assert_eq!((memory(&frozen, 0), memory(&frozen, 1)), (memory(&start, 0), memory(&start, 1)));
         let mut half = start.clone();
-        run(&ops, m, &mut half, &ids[40..], &Access::LearnOnly(Blocks::Only(vec![1])));
+        run(&ops, m, &mut half, &ids[40..], &Access::LearnOnly(Parts::blocks([1])));
         assert_eq!(memory(&half, 0), memory(&start, 0));
         assert_ne!(memory(&half, 1), memory(&start, 1));
     }

@@ -2,7 +2,7 @@
 
 use crate::error::{IntoPyErr, type_name};
 use hecate_core::ops::Cpu;
-use hecate_model::{Access, Blocks, GenerationConfig, Sampler, Workspace, generate};
+use hecate_model::{Access, GenerationConfig, Parts, Sampler, Workspace, generate};
 use hecate_train::loaded::Loaded;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -227,7 +227,7 @@ fn parse_access(access: &str) -> PyResult<Access> {
     match access {
         "learn" => Ok(Access::Learn),
         "read" => Ok(Access::Read),
-        "frozen" => Ok(Access::Frozen(Blocks::All)),
+        "frozen" => Ok(Access::Frozen(Parts::all())),
         _ => Err(PyValueError::new_err(format!("access is `{access}`, expected one of learn, read, frozen"))),
     }
 }

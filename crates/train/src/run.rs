@@ -17,7 +17,7 @@ use crate::tensorboard::EventWriter;
 use crate::tokenizer::Tokenizer;
 use crate::trainer::{Estimate, Held, StepReport, Trainer};
 use hecate_core::ops::Cpu;
-use hecate_model::{Access, Blocks, Sampler, Workspace, generate};
+use hecate_model::{Access, Parts, Sampler, Workspace, generate};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -267,7 +267,7 @@ impl Run {
             evaluate(&ops, trainer.model(), trainer.params(), held_out, &mut state, &access, piece, &mut |_| ())
         };
         let has_memory = trainer.model().memories().next().is_some();
-        let frozen = || has_memory.then(|| one(Access::Frozen(Blocks::All))).transpose();
+        let frozen = || has_memory.then(|| one(Access::Frozen(Parts::all()))).transpose();
         let (learn, frozen) = rayon::join(|| one(Access::Learn), frozen);
         let (learn, frozen) = (learn?, frozen?);
         let secs = before.elapsed().as_secs_f64();

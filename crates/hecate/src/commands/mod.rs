@@ -12,7 +12,7 @@ mod train;
 use crate::Failure;
 use crate::cli::{AccessArg, Cli, Command};
 use clap::CommandFactory;
-use hecate_model::{Access, Blocks};
+use hecate_model::{Access, Parts};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ impl From<AccessArg> for Access {
         match arg {
             AccessArg::Learn => Access::Learn,
             AccessArg::Read => Access::Read,
-            AccessArg::Frozen => Access::Frozen(Blocks::All),
+            AccessArg::Frozen => Access::Frozen(Parts::all()),
         }
     }
 }

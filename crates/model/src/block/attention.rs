@@ -44,10 +44,9 @@ impl<F> AttentionTape<F> {
 }
 
 impl Attention {
-    pub fn new(b: &mut Builder<'_>, config: &AttentionConfig, alone: bool) -> Self {
+    pub fn new(b: &mut Builder<'_>, config: &AttentionConfig, part: &str, alone: bool) -> Self {
         let (heads, width) = (config.heads, config.head_width(b.width));
         let kv_heads = config.kv_heads.unwrap_or(heads);
-        let part = if alone { "mixer" } else { "mixer.attention" };
         let q = b.weight(&format!("{part}.q"), b.width, heads * width);
         let k = b.weight(&format!("{part}.k"), b.width, kv_heads * width);
         let v = b.weight(&format!("{part}.v"), b.width, kv_heads * width);
@@ -210,5 +209,11 @@ impl Attention {
         let seen = |t: usize| (pos + t as u64 + 1).min(self.window as u64) as f64;
         let keys = (0..tokens).map(seen).sum::<f64>() / tokens.max(1) as f64;
         2.0 * weights as f64 + 4.0 * self.inner() as f64 * keys
+    }
+
+    /// The same where every token stands for `rows` rows, of which one asks, over `keys` keys.
+    pub fn flops_over(&self, rows: f64, keys: f64) -> f64 {
+        let kv = rows * (self.k.len() + self.v.len()) as f64;
+        2.0 * (self.q.len() as f64 + kv) + 4.0 * self.inner() as f64 * keys
     }
 }

@@ -5,7 +5,7 @@
 //! ```
 
 use super::attention::{Attention, AttentionTape};
-use super::memory::{Memory, MemoryTape};
+use super::levels::{Levels, LevelsTape};
 use super::{Builder, Call};
 use crate::config::MagConfig;
 use crate::error::Result;
@@ -15,7 +15,7 @@ use std::ops::Range;
 
 pub(crate) struct Mag {
     pub attention: Attention,
-    pub memory: Memory,
+    pub levels: Levels,
     attention_scale: Range<usize>,
     memory_scale: Range<usize>,
     out: Range<usize>,
@@ -24,7 +24,7 @@ pub(crate) struct Mag {
 #[derive(Debug, Default)]
 pub(crate) struct MagTape<F> {
     attention: AttentionTape<F>,
-    pub memory: MemoryTape<F>,
+    pub levels: LevelsTape<F>,
     y: Vec<F>,        // [T, C]
     m: Vec<F>,        // [T, C]
     y_normed: Vec<F>, // [T, C]
@@ -35,19 +35,19 @@ pub(crate) struct MagTape<F> {
 impl<F> MagTape<F> {
     pub fn len(&self) -> usize {
         let own = [&self.y, &self.m, &self.y_normed, &self.m_normed, &self.gated].map(|v| v.len());
-        self.attention.len() + self.memory.len() + own.iter().sum::<usize>()
+        self.attention.len() + self.levels.len() + own.iter().sum::<usize>()
     }
 }
 
 impl Mag {
     pub fn new(b: &mut Builder<'_>, config: &MagConfig) -> Self {
-        let attention = Attention::new(b, &config.attention, false);
-        let memory = Memory::new(b, &config.memory, false);
+        let attention = Attention::new(b, &config.attention, "mixer.attention", false);
+        let levels = Levels::new(b, &config.memory, "mixer.memory");
         let inner = attention.inner();
         let attention_scale = b.norm("mixer.attention_norm", inner);
         let memory_scale = b.norm("mixer.memory_norm", inner);
         let out = b.weight_out("mixer.out", inner);
-        Self { attention, memory, attention_scale, memory_scale, out }
+        Self { attention, levels, attention_scale, memory_scale, out }
     }
 
     /// `out [T, width]` from the normed stream `x [T, width]`.
@@ -63,8 +63,8 @@ impl Mag {
         let inner = self.attention.inner();
         let n = call.tokens * inner;
         self.attention.forward(call, x, state, &mut tape.attention, pool, fit(&mut tape.y, n));
-        self.memory.forward(call, x, state, &mut tape.memory)?;
-        call.ops.merge_forward(self.memory.head_shape(call.tokens), &tape.memory.y, fit(&mut tape.m, n));
+        self.levels.forward(call, x, state, &mut tape.levels)?;
+        call.ops.merge_forward(self.levels.head_shape(call.tokens), tape.levels.y(), fit(&mut tape.m, n));
         let norm = |scale: &Range<usize>, x: &[O::F], y: &mut [O::F]| {
             call.ops.rms_norm_forward(inner, x, &call.params[scale.clone()], y);
         };
@@ -99,8 +99,8 @@ impl Mag {
         norm(&self.memory_scale, &tape.m, &dm_normed, &mut dm, grads);
         self.attention.backward(call, x, &tape.attention, &dy, dx, grads, pool);
         let mut dm_heads = pool.zeros(n);
-        call.ops.merge_backward(self.memory.head_shape(call.tokens), &dm, &mut dm_heads);
-        self.memory.backward(call, x, &tape.memory, &dm_heads, dx, grads, pool)?;
+        call.ops.merge_backward(self.levels.head_shape(call.tokens), &dm, &mut dm_heads);
+        self.levels.backward(call, x, &tape.levels, &dm_heads, dx, grads, pool)?;
         for buffer in [dgated, dy_normed, dm_normed, dy, dm, dm_heads] {
             pool.give(buffer);
         }
@@ -108,6 +108,6 @@ impl Mag {
     }
 
     pub fn flops(&self, tokens: usize, pos: u64) -> f64 {
-        self.attention.flops(tokens, pos) + self.memory.flops() + 2.0 * self.out.len() as f64
+        self.attention.flops(tokens, pos) + self.levels.flops() + 2.0 * self.out.len() as f64
     }
 }

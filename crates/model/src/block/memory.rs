@@ -1,13 +1,11 @@
 //! A memory that learns while it runs, with what makes its inputs.
 //!
 //! Every input of the rule is made as its [`Activation`] says: a projection with a short convolution, SiLU and
-//! perhaps unit length, or a gate. Alone, the read leaves through `norm * silu(x W_g)` and a projection
-//! [Titans v1 sec.4.4]. What the memory holds before the first token is learned where the rule says so; see
+//! perhaps unit length, or a gate. What the memory holds before the first token is learned where the rule says so; see
 //! [`starts`](super::starts).
 
 use super::starts::Starts;
 use super::{Builder, Call};
-use crate::config::MemoryConfig;
 use crate::error::{Error, Result};
 use crate::params::{Init, Kind};
 use crate::pool::{Pool, fit};
@@ -28,43 +26,62 @@ pub struct MemoryInfo {
     pub dims: Dims,
     /// Place of its states in the flat state.
     pub state: Range<usize>,
+    /// Which level of the block's memory it is, from 0.
+    pub level: usize,
+}
+
+/// One memory as a mixer asks for it.
+pub(super) struct Wanted<'a> {
+    pub rule: &'a AnyRule,
+    pub heads: usize,
+    pub dims: Dims,
+    /// Taps of the short convolution.
+    pub taps: usize,
+    /// Level, from 0.
+    pub level: usize,
+    /// Names of its parameters and of its state, after the block's prefix.
+    pub part: String,
+    pub state: String,
+}
+
+/// The gradient of a memory's state and of its convolutions' tails: after a call on entry, before it on exit. What a
+/// mixer that cuts a call into pieces hands from piece to piece, backwards.
+#[derive(Debug, Default)]
+pub(super) struct Flow<F> {
+    /// `[H, state_len]`.
+    pub state: Vec<F>,
+    /// Per projected input `[taps - 1, H * width]`.
+    pub tails: Vec<Vec<F>>,
 }
 
 /// One input that is projected and convolved.
-struct Projected {
+pub(super) struct Projected {
     width: usize,
     unit: bool,
-    weight: Range<usize>,
+    pub weight: Range<usize>,
     conv: Range<usize>,
     tail: Range<usize>,
 }
 
 /// Where the rule's n-th input comes from.
 #[derive(Clone, Copy)]
-enum Slot {
+pub(super) enum Slot {
     Projected,
     Gate,
 }
 
-/// The way out of a memory that stands alone.
-struct WayOut {
-    gate: Range<usize>,
-    scale: Range<usize>,
-    out: Range<usize>,
-}
-
 pub(crate) struct Memory {
-    place: String,
-    rule: AnyRule,
-    heads: usize,
+    pub(super) place: String,
+    level: usize,
+    pub(super) rule: AnyRule,
+    pub(super) heads: usize,
     dims: Dims,
     taps: usize,
-    slots: Vec<Slot>,
-    projected: Vec<Projected>,
-    gates: Vec<GateSpec>,
-    gate_weight: Range<usize>,
-    gate_bias: Range<usize>,
-    way_out: Option<WayOut>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) projected: Vec<Projected>,
+    pub(super) gates: Vec<GateSpec>,
+    pub(super) gate_weight: Range<usize>,
+    pub(super) gate_bias: Range<usize>,
     starts: Starts,
     state: Range<usize>,
     state_len: usize,
@@ -79,29 +96,25 @@ pub(crate) struct MemoryTape<F> {
     gates: Vec<F>,       // per gate [H, T, width]
     saved: Vec<F>,       // [H, checkpoints, state_len]
     pub y: Vec<F>,       // [H, T, dv]
-    g: Vec<F>,           // [T, H * dv]
-    gated: Vec<F>,       // [T, H * dv]
 }
 
 impl<F> MemoryTape<F> {
     pub fn len(&self) -> usize {
         let lists = [&self.pre, &self.tails, &self.inputs].map(|l| l.iter().map(Vec::len).sum::<usize>());
-        let rest = [&self.gate_pre, &self.gates, &self.saved, &self.y, &self.g, &self.gated].map(|v| v.len());
+        let rest = [&self.gate_pre, &self.gates, &self.saved, &self.y].map(|v| v.len());
         lists.iter().sum::<usize>() + rest.iter().sum::<usize>()
     }
 }
 
 impl Memory {
-    pub fn new(b: &mut Builder<'_>, config: &MemoryConfig, alone: bool) -> Self {
-        let (heads, dims, taps) = (config.heads, config.dims(b.width), config.conv);
-        let part = if alone { "mixer" } else { "mixer.memory" };
-        let state_name = format!("{}.memory", b.prefix);
-        let list = config.rule.inputs();
-        let tensors = config.rule.state(dims);
+    pub fn new(b: &mut Builder<'_>, wanted: &Wanted<'_>) -> Self {
+        let &Wanted { rule, heads, dims, taps, level, ref part, .. } = wanted;
+        let (list, tensors) = (rule.inputs(), rule.state(dims));
         let (gates, bias) = gate_specs(&list, dims, heads);
         let mut memory = Self {
             place: b.prefix.clone(),
-            rule: config.rule.clone(),
+            level,
+            rule: rule.clone(),
             heads,
             dims,
             taps,
@@ -110,13 +123,12 @@ impl Memory {
             gates,
             gate_weight: 0..0,
             gate_bias: 0..0,
-            way_out: None,
             starts: Starts::default(),
             state: 0..0,
-            state_len: config.rule.state_len(dims),
+            state_len: rule.state_len(dims),
         };
         for input in &list {
-            memory.add_input(b, part, input);
+            memory.add_input(b, wanted, input);
         }
         if !bias.is_empty() {
             let name = |what: &str| format!("{}.{part}.gates.{what}", b.prefix);
@@ -126,16 +138,13 @@ impl Memory {
             memory.gate_bias = b.params.add(name("bias"), &[bias.len()], Kind::Gate, Init::Row(bias));
         }
         memory.starts = Starts::new(b, part, heads, &tensors);
-        memory.way_out = alone.then(|| WayOut {
-            gate: b.weight(&format!("{part}.out_gate"), b.width, heads * dims.dv),
-            scale: b.norm(&format!("{part}.out_norm"), heads * dims.dv),
-            out: b.weight_out(&format!("{part}.out"), heads * dims.dv),
-        });
-        memory.state = b.state.add(state_name, Content::Memory { heads, tensors });
+        let state = format!("{}.{}", b.prefix, wanted.state);
+        memory.state = b.state.add(state, Content::Memory { heads, tensors });
         memory
     }
 
-    fn add_input(&mut self, b: &mut Builder<'_>, part: &str, input: &Input) {
+    fn add_input(&mut self, b: &mut Builder<'_>, wanted: &Wanted<'_>, input: &Input) {
+        let part = &wanted.part;
         let unit = match input.activation {
             Activation::Unit => true,
             Activation::Silu => false,
@@ -148,13 +157,14 @@ impl Memory {
         let weight = b.weight(&format!("{part}.{}", input.name), b.width, inner);
         let conv_name = format!("{}.{part}.{}.conv", b.prefix, input.name);
         let conv = b.params.add(conv_name, &[self.taps, inner], Kind::Conv, Init::NewestTap(0.2));
-        let tail_name = format!("{}.memory.{}.tail", b.prefix, input.name);
+        let tail_name = format!("{}.{}.{}.tail", b.prefix, wanted.state, input.name);
         let tail = b.state.add(tail_name, Content::Tensor(vec![self.taps.saturating_sub(1), inner]));
         self.projected.push(Projected { width, unit, weight, conv, tail });
     }
 
     pub fn info(&self) -> MemoryInfo {
-        MemoryInfo { rule: self.rule.clone(), heads: self.heads, dims: self.dims, state: self.state.clone() }
+        let (rule, state) = (self.rule.clone(), self.state.clone());
+        MemoryInfo { rule, heads: self.heads, dims: self.dims, state, level: self.level }
     }
 
     /// Extent of the reads.
@@ -162,57 +172,18 @@ impl Memory {
         HeadShape { tokens, heads: self.heads, width: self.dims.dv }
     }
 
-    fn conv_shape(&self, p: &Projected, tokens: usize) -> ConvShape {
+    /// Gate values of one token.
+    pub(super) fn gate_values(&self) -> usize {
+        self.heads * self.gates.iter().map(|g| g.width).sum::<usize>()
+    }
+
+    pub(super) fn conv_shape(&self, p: &Projected, tokens: usize) -> ConvShape {
         let heads = HeadShape { tokens, heads: self.heads, width: p.width };
         ConvShape { heads, taps: self.taps, unit: p.unit }
     }
 
-    fn scan_shape(&self, call_tokens: usize, pos: u64) -> ScanShape {
+    pub(super) fn scan_shape(&self, call_tokens: usize, pos: u64) -> ScanShape {
         ScanShape { heads: self.heads, tokens: call_tokens, dims: self.dims, pos }
-    }
-
-    /// The memory alone, with its way out: `out [T, width]` from the normed stream `x`.
-    pub fn mix_forward<O: Ops>(
-        &self,
-        call: &Call<'_, O>,
-        x: &[O::F],
-        state: &mut [O::F],
-        tape: &mut MemoryTape<O::F>,
-        out: &mut [O::F],
-    ) -> Result<()> {
-        self.forward(call, x, state, tape)?;
-        let way = self.way_out.as_ref().expect("the memory stands alone");
-        let n = tape.y.len();
-        call.linear(&way.gate, x, fit(&mut tape.g, n));
-        let scale = &call.params[way.scale.clone()];
-        call.ops.gated_norm_forward(self.head_shape(call.tokens), &tape.y, scale, &tape.g, fit(&mut tape.gated, n));
-        call.linear(&way.out, &tape.gated, out);
-        Ok(())
-    }
-
-    /// Transpose of [`Memory::mix_forward`].
-    pub fn mix_backward<O: Ops>(
-        &self,
-        call: &Call<'_, O>,
-        x: &[O::F],
-        tape: &MemoryTape<O::F>,
-        dout: &[O::F],
-        dx: &mut [O::F],
-        grads: &mut [O::F],
-        pool: &mut Pool<O::F>,
-    ) -> Result<()> {
-        let way = self.way_out.as_ref().expect("the memory stands alone");
-        let [mut dgated, mut dy, mut dg] = std::array::from_fn(|_| pool.zeros(tape.y.len()));
-        call.linear_backward(&way.out, &tape.gated, dout, Some(&mut dgated), grads);
-        let (s, scale) = (self.head_shape(call.tokens), &call.params[way.scale.clone()]);
-        let dscale = &mut grads[way.scale.clone()];
-        call.ops.gated_norm_backward(s, &tape.y, scale, &tape.g, &dgated, &mut dy, dscale, &mut dg);
-        call.linear_backward(&way.gate, x, &dg, Some(dx), grads);
-        self.backward(call, x, tape, &dy, dx, grads, pool)?;
-        for buffer in [dgated, dy, dg] {
-            pool.give(buffer);
-        }
-        Ok(())
     }
 
     /// Makes the inputs and runs the rule: the reads are in `tape.y [H, T, dv]`.
@@ -240,8 +211,7 @@ impl Memory {
         }
         call.linear(&self.gate_weight, x, fit(&mut tape.gate_pre, tokens * self.gate_bias.len()));
         let bias = &call.params[self.gate_bias.clone()];
-        let values = self.heads * self.gates.iter().map(|g| g.width).sum::<usize>();
-        let out = fit(&mut tape.gates, tokens * values);
+        let out = fit(&mut tape.gates, tokens * self.gate_values());
         call.ops.gates_forward(&self.gates, tokens, self.heads, &tape.gate_pre, bias, out);
 
         let s = self.scan_shape(tokens, call.pos);
@@ -249,13 +219,32 @@ impl Memory {
         let saved = fit(&mut tape.saved, saved);
         let y = fit(&mut tape.y, self.head_shape(tokens).len());
         let inputs = inputs(&self.slots, &self.gates, tokens * self.heads, &tape.inputs, &tape.gates);
+        self.begin(call, state);
         let memory = &mut state[self.state.clone()];
-        if call.pos == 0 && tokens > 0 {
-            self.starts.pour(call.params, memory);
-        }
         let saved = call.record.then_some(saved);
-        let result = call.ops.scan_forward(&self.rule, s, &inputs, memory, y, saved, call.write);
+        let result = call.ops.scan_forward(&self.rule, s, &inputs, memory, y, saved, call.write(self.level));
         result.map_err(|source| Error::Core { place: self.place.clone(), source })
+    }
+
+    /// Puts the starts into the state before its first token.
+    pub fn begin<O: Ops>(&self, call: &Call<'_, O>, state: &mut [O::F]) {
+        if call.pos == 0 && call.tokens > 0 {
+            self.starts.pour(call.params, &mut state[self.state.clone()]);
+        }
+    }
+
+    /// Transpose of [`Memory::begin`], from the gradient of the state before the call.
+    pub fn begin_backward<O: Ops>(&self, call: &Call<'_, O>, dstate: &[O::F], grads: &mut [O::F]) {
+        if call.pos == 0 {
+            self.starts.pour_backward(dstate, grads);
+        }
+    }
+
+    /// A flow of zeros: nothing after the call depends on its state.
+    pub fn no_flow<F: Scalar>(&self, pool: &mut Pool<F>) -> Flow<F> {
+        let tail = |p: &Projected| pool.zeros(p.tail.len());
+        let tails = self.projected.iter().map(tail).collect();
+        Flow { state: pool.zeros(self.heads * self.state_len), tails }
     }
 
     /// Transpose of [`Memory::forward`]; `dy [H, T, dv]`. The state at the start of the call is a constant, except
@@ -270,39 +259,106 @@ impl Memory {
         grads: &mut [O::F],
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
+        let mut flow = Flow { state: pool.zeros(self.heads * self.state_len), tails: Vec::new() };
+        self.flow_backward(call, x, tape, dy, &mut flow, dx, grads, pool)?;
+        self.begin_backward(call, &flow.state, grads);
+        pool.give(flow.state);
+        Ok(())
+    }
+
+    /// [`Memory::backward`] with what flows back through the state, and through the tails where `flow` has some.
+    pub fn flow_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &[O::F],
+        tape: &MemoryTape<O::F>,
+        dy: &[O::F],
+        flow: &mut Flow<O::F>,
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) -> Result<()> {
         let tokens = call.tokens;
         let mut dprojected: Vec<Vec<O::F>> = tape.inputs.iter().map(|v| pool.zeros(v.len())).collect();
         let mut dgates = pool.zeros(tape.gates.len());
-        let mut dstate = pool.zeros(self.heads * self.state_len);
         {
             let rows = tokens * self.heads;
             let inputs = inputs(&self.slots, &self.gates, rows, &tape.inputs, &tape.gates);
             let mut dinputs = inputs_mut(&self.slots, &self.gates, rows, &mut dprojected, &mut dgates);
             let s = self.scan_shape(tokens, call.pos);
             call.ops
-                .scan_backward(&self.rule, s, &inputs, &tape.saved, dy, &mut dinputs, &mut dstate)
+                .scan_backward(&self.rule, s, &inputs, &tape.saved, dy, &mut dinputs, &mut flow.state)
                 .map_err(|source| Error::Core { place: self.place.clone(), source })?;
         }
-        if call.pos == 0 {
-            self.starts.pour_backward(&dstate, grads);
-        }
-        let mut dpre = pool.zeros(tape.gate_pre.len());
-        let bias = &call.params[self.gate_bias.clone()];
-        let dbias = &mut grads[self.gate_bias.clone()];
-        call.ops.gates_backward(&self.gates, tokens, self.heads, &tape.gate_pre, bias, &dgates, &mut dpre, dbias);
-        call.linear_backward(&self.gate_weight, x, &dpre, Some(dx), grads);
-        pool.give(dpre);
+        self.gates_backward(call, x, &tape.gate_pre, &dgates, dx, grads, pool);
         for (i, p) in self.projected.iter().enumerate() {
             let mut dpre = pool.zeros(tape.pre[i].len());
-            let w = &call.params[p.conv.clone()];
-            let dw = &mut grads[p.conv.clone()];
-            let s = self.conv_shape(p, tokens);
-            call.ops.conv_backward(s, &tape.pre[i], w, &tape.tails[i], &dprojected[i], &mut dpre, dw);
+            match flow.tails.get_mut(i) {
+                Some(dtail) if !dtail.is_empty() => {
+                    self.tailed_conv_backward(call, i, tape, &dprojected[i], dtail, &mut dpre, grads, pool);
+                }
+                _ => {
+                    let (w, dw) = (&call.params[p.conv.clone()], &mut grads[p.conv.clone()]);
+                    let s = self.conv_shape(p, tokens);
+                    call.ops.conv_backward(s, &tape.pre[i], w, &tape.tails[i], &dprojected[i], &mut dpre, dw);
+                }
+            }
             call.linear_backward(&p.weight, x, &dpre, Some(dx), grads);
             pool.give(dpre);
         }
-        dprojected.into_iter().chain([dgates, dstate]).for_each(|buffer| pool.give(buffer));
+        dprojected.into_iter().chain([dgates]).for_each(|buffer| pool.give(buffer));
         Ok(())
+    }
+
+    pub(super) fn gates_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &[O::F],
+        gate_pre: &[O::F],
+        dgates: &[O::F],
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let mut dpre = pool.zeros(gate_pre.len());
+        let bias = &call.params[self.gate_bias.clone()];
+        let dbias = &mut grads[self.gate_bias.clone()];
+        call.ops.gates_backward(&self.gates, call.tokens, self.heads, gate_pre, bias, dgates, &mut dpre, dbias);
+        call.linear_backward(&self.gate_weight, x, &dpre, Some(dx), grads);
+        pool.give(dpre);
+    }
+
+    /// The convolution's transpose where later rows depend on this call's: the rows of the tail stand before those of
+    /// the call and read nothing. `dtail` is the gradient of the tail after the call on entry, before it on exit.
+    fn tailed_conv_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        i: usize,
+        tape: &MemoryTape<O::F>,
+        dy: &[O::F],
+        dtail: &mut [O::F],
+        dpre: &mut [O::F],
+        grads: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let p = &self.projected[i];
+        let (tokens, before) = (call.tokens, self.taps - 1);
+        let s = self.conv_shape(p, before + tokens);
+        let mut x = pool.take(s.heads.len());
+        x[..dtail.len()].copy_from_slice(&tape.tails[i]);
+        x[dtail.len()..].copy_from_slice(&tape.pre[i]);
+        let (mut wide, nothing) = (pool.zeros(s.heads.len()), pool.zeros(dtail.len()));
+        for (wide, dy) in wide.chunks_mut((before + tokens) * p.width).zip(dy.chunks(tokens * p.width)) {
+            wide[before * p.width..].copy_from_slice(dy);
+        }
+        let mut dx = pool.zeros(s.heads.len());
+        let last = dx.len() - dtail.len();
+        dx[last..].copy_from_slice(dtail);
+        let (w, dw) = (&call.params[p.conv.clone()], &mut grads[p.conv.clone()]);
+        call.ops.conv_backward(s, &x, w, &nothing, &wide, &mut dx, dw);
+        dtail.copy_from_slice(&dx[..dtail.len()]);
+        dpre.copy_from_slice(&dx[dtail.len()..]);
+        [x, wide, nothing, dx].into_iter().for_each(|buffer| pool.give(buffer));
     }
 
     /// Mean of each gate over heads and tokens of the recorded call, by the name of its input.
@@ -319,16 +375,31 @@ impl Memory {
         gates.zip(&self.gates).map(mean).collect()
     }
 
-    /// Projections, convolutions, gates, the rule on every head, and the way out.
+    /// The state that the rule moves.
+    pub fn state(&self) -> Range<usize> {
+        self.state.clone()
+    }
+
+    /// What its state holds.
+    pub fn content(&self) -> Content {
+        Content::Memory { heads: self.heads, tensors: self.rule.state(self.dims) }
+    }
+
+    /// Projections and gates, and two operations for every number of the state.
+    pub fn read_flops(&self) -> f64 {
+        let weights: usize = self.projected.iter().map(|p| p.weight.len()).sum();
+        2.0 * (weights + self.gate_weight.len() + self.state.len()) as f64
+    }
+
+    /// Projections, convolutions, gates, and the rule on every head.
     pub fn flops(&self) -> f64 {
         let weights: usize = self.projected.iter().map(|p| p.weight.len() + p.conv.len()).sum();
-        let way = self.way_out.as_ref().map_or(0, |w| w.gate.len() + w.out.len());
-        2.0 * (weights + self.gate_weight.len() + way) as f64 + self.heads as f64 * self.rule.flops(self.dims)
+        2.0 * (weights + self.gate_weight.len()) as f64 + self.heads as f64 * self.rule.flops(self.dims)
     }
 }
 
 /// The rule's inputs in its own order; `rows` is `H * T`. Slots count up in each kind, so two walks suffice.
-fn inputs<'a, F>(
+pub(super) fn inputs<'a, F>(
     slots: &[Slot],
     gates: &[GateSpec],
     rows: usize,
@@ -348,7 +419,7 @@ fn inputs<'a, F>(
 }
 
 /// The same for gradients.
-fn inputs_mut<'a, F>(
+pub(super) fn inputs_mut<'a, F>(
     slots: &[Slot],
     gates: &[GateSpec],
     rows: usize,

@@ -1,24 +1,34 @@
 //! A block: a mixer and a channel part, each behind a norm, each added to the stream.
 
+mod alone;
 mod attention;
+mod levels;
+mod look;
+mod mac;
 mod mag;
+mod mal;
 mod memory;
 mod mlp;
+mod persistent;
 mod starts;
 
-use crate::config::{BlockConfig, ChannelConfig, MixerConfig};
+use crate::access::Access;
+use crate::config::{BlockConfig, ChannelConfig, MixerConfig, NormConfig};
 use crate::error::Result;
 use crate::params::{Init, Kind, ParamLayout};
 use crate::pool::{Pool, fit};
 use crate::state::StateLayout;
+use alone::{Alone, AloneTape};
 pub(crate) use attention::SERVE_TOKENS;
 use attention::{Attention, AttentionTape};
 use hecate_core::Scalar;
 use hecate_core::ops::{LinearShape, Ops};
 use hecate_core::scan::Write;
+use levels::{Levels, LevelsTape};
+use mac::{Mac, MacTape};
 use mag::{Mag, MagTape};
+use mal::{Mal, MalTape};
 pub use memory::MemoryInfo;
-use memory::{Memory, MemoryTape};
 use mlp::{Mlp, MlpTape};
 use std::ops::Range;
 
@@ -32,13 +42,32 @@ pub(crate) struct Call<'a, O: Ops> {
     pub pos: u64,
     /// Keep what the backward pass needs.
     pub record: bool,
-    /// Whether the block's memory writes.
-    pub write: Write,
-    /// Rotary tables of the call, one per (head width, base) that the model uses.
+    /// What the call may write, and which block is running.
+    pub access: &'a Access,
+    pub block: usize,
+    /// Rotary tables, one per (head width, base) that the model uses, and the position of their first row.
     pub rope: &'a [RopeTable<O::F>],
+    pub rope_from: u64,
 }
 
+impl<O: Ops> Clone for Call<'_, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<O: Ops> Copy for Call<'_, O> {}
+
 impl<'a, O: Ops> Call<'a, O> {
+    /// The same call for other tokens.
+    pub fn with(&self, tokens: usize, pos: u64) -> Self {
+        Self { tokens, pos, ..*self }
+    }
+
+    /// Whether a level of the block's memory writes.
+    pub fn write(&self, level: usize) -> Write {
+        if self.access.writes(self.block, level) { Write::Yes } else { Write::No }
+    }
+
     /// `y = x w` for the weight at `w`.
     pub fn linear(&self, w: &Range<usize>, x: &[O::F], y: &mut [O::F]) {
         let s = self.linear_shape(w, x.len() / self.tokens.max(1));
@@ -63,10 +92,12 @@ impl<'a, O: Ops> Call<'a, O> {
         LinearShape { rows: self.tokens, inner, outer: w.len() / inner.max(1) }
     }
 
-    /// The rotary table for heads of `width` under `base`.
+    /// The rotary table of the call's positions for heads of `width` under `base`.
     pub fn rope_table(&self, width: usize, base: f64) -> &'a [O::F] {
         let found = self.rope.iter().find(|t| t.width == width && t.base == base);
-        &found.expect("the model lists every table that its blocks use").data
+        let data = &found.expect("the model lists every table that its blocks use").data;
+        let first = (self.pos - self.rope_from) as usize * width;
+        &data[first..][..self.tokens * width]
     }
 }
 
@@ -110,12 +141,16 @@ impl Builder<'_> {
 
 enum Mixer {
     Attention(Attention),
-    Memory(Memory),
+    Memory(Alone),
     Mag(Mag),
+    Mal(Mal),
+    Mac(Mac),
+    None,
 }
 
-/// One block of a model: places of its parameters and state, no numbers.
+/// One block: places of its parameters and state, no numbers.
 pub(crate) struct Block {
+    norm: NormConfig,
     mixer_norm: Range<usize>,
     mixer: Mixer,
     channel: Option<(Range<usize>, Mlp)>,
@@ -124,76 +159,103 @@ pub(crate) struct Block {
 /// What a block's backward pass needs of its forward pass.
 #[derive(Debug, Default)]
 pub(crate) struct BlockTape<F> {
-    x: Vec<F>,
-    normed: Vec<F>,
+    mixer_side: SideTape<F>,
     attention: AttentionTape<F>,
-    memory: MemoryTape<F>,
+    memory: AloneTape<F>,
     mag: MagTape<F>,
-    middle: Vec<F>,
-    normed_middle: Vec<F>,
+    mal: MalTape<F>,
+    mac: MacTape<F>,
+    channel_side: SideTape<F>,
     mlp: MlpTape<F>,
+}
+
+/// The stream at a part of a block.
+#[derive(Debug, Default)]
+struct SideTape<F> {
+    x: Vec<F>,      // what is normed: the stream before the part, or after it where norms come last
+    normed: Vec<F>, // what the part takes
 }
 
 impl<F: Scalar> BlockTape<F> {
     /// Whether the stream before and inside the block is finite.
     pub fn is_finite(&self) -> bool {
-        [&self.x, &self.normed, &self.middle, &self.normed_middle].iter().all(|v| v.iter().all(|x| x.is_finite()))
+        let sides = [&self.mixer_side, &self.channel_side];
+        sides.iter().all(|side| side.x.iter().chain(&side.normed).all(|x| x.is_finite()))
     }
     /// Number of values that it holds.
     pub fn len(&self) -> usize {
-        let own = self.x.len() + self.normed.len() + self.middle.len() + self.normed_middle.len();
-        own + self.attention.len() + self.memory.len() + self.mag.len() + self.mlp.len()
+        let sides: usize = [&self.mixer_side, &self.channel_side].iter().map(|s| s.x.len() + s.normed.len()).sum();
+        let mixers = self.attention.len() + self.memory.len() + self.mag.len() + self.mal.len() + self.mac.len();
+        sides + mixers + self.mlp.len()
     }
 }
 
 impl Block {
     pub fn new(b: &mut Builder<'_>, config: &BlockConfig) -> Self {
-        let mixer_norm = b.norm("mixer_norm", b.width);
+        let mixer_norm = if config.mixer == MixerConfig::None { 0..0 } else { b.norm("mixer_norm", b.width) };
         let mixer = match &config.mixer {
-            MixerConfig::Attention(a) => Mixer::Attention(Attention::new(b, a, true)),
-            MixerConfig::Memory(m) => Mixer::Memory(Memory::new(b, m, true)),
+            MixerConfig::Attention(a) => Mixer::Attention(Attention::new(b, a, "mixer", true)),
+            MixerConfig::Memory(m) => Mixer::Memory(Alone::new(b, m, "mixer")),
             MixerConfig::Mag(g) => Mixer::Mag(Mag::new(b, g)),
+            MixerConfig::Mal(l) => Mixer::Mal(Mal::new(b, l)),
+            MixerConfig::Mac(c) => Mixer::Mac(Mac::new(b, c)),
+            MixerConfig::None => Mixer::None,
         };
         let channel = match &config.channel {
             ChannelConfig::Mlp(m) => Some((b.norm("channel_norm", b.width), Mlp::new(b, m))),
             ChannelConfig::None => None,
         };
-        Self { mixer_norm, mixer, channel }
+        Self { norm: config.norm, mixer_norm, mixer, channel }
     }
 
     fn attention(&self) -> Option<&Attention> {
         match &self.mixer {
             Mixer::Attention(a) => Some(a),
             Mixer::Mag(g) => Some(&g.attention),
-            Mixer::Memory(_) => None,
+            Mixer::Mal(l) => Some(&l.attention),
+            // Its positions are those of a segment.
+            Mixer::Mac(_) | Mixer::Memory(_) | Mixer::None => None,
         }
     }
 
-    fn memory(&self) -> Option<&Memory> {
+    fn levels(&self) -> Option<&Levels> {
         match &self.mixer {
-            Mixer::Memory(m) => Some(m),
-            Mixer::Mag(g) => Some(&g.memory),
-            Mixer::Attention(_) => None,
+            Mixer::Memory(m) => Some(&m.levels),
+            Mixer::Mag(g) => Some(&g.levels),
+            Mixer::Mal(l) => Some(&l.memory.levels),
+            Mixer::Mac(c) => Some(&c.levels),
+            Mixer::Attention(_) | Mixer::None => None,
         }
     }
 
-    /// What inspection shows of the block's memory.
-    pub fn memory_info(&self) -> Option<MemoryInfo> {
-        self.memory().map(Memory::info)
+    /// What inspection shows of the block's memories, level by level.
+    pub fn memory_infos(&self) -> Vec<MemoryInfo> {
+        self.levels().map(Levels::infos).unwrap_or_default()
     }
 
-    /// Means of the memory's gates in the recorded call.
-    pub fn gate_means<F: Scalar>(&self, tape: &BlockTape<F>) -> Vec<(&'static str, f64)> {
-        match &self.mixer {
-            Mixer::Attention(_) => Vec::new(),
-            Mixer::Memory(m) => m.gate_means(&tape.memory),
-            Mixer::Mag(g) => g.memory.gate_means(&tape.mag.memory),
-        }
+    /// Means of the memory's gates in the recorded call; of its last segment in `mac`.
+    pub fn gate_means<F: Scalar>(&self, tape: &BlockTape<F>) -> Vec<(String, f64)> {
+        let levels: Option<&LevelsTape<F>> = match &self.mixer {
+            Mixer::Attention(_) | Mixer::None => None,
+            Mixer::Memory(_) => Some(&tape.memory.levels),
+            Mixer::Mag(_) => Some(&tape.mag.levels),
+            Mixer::Mal(_) => Some(&tape.mal.memory.levels),
+            Mixer::Mac(_) => tape.mac.last(),
+        };
+        self.levels().zip(levels).map(|(levels, tape)| levels.gate_means(tape)).unwrap_or_default()
     }
 
     /// Head width and base of its rotary table.
     pub fn rope_key(&self) -> Option<(usize, f64)> {
         self.attention().map(|a| (a.width, a.base))
+    }
+
+    /// Positions that its mixer puts before the sequence.
+    pub fn rope_extra(&self) -> usize {
+        match &self.mixer {
+            Mixer::Mal(l) => l.persistent(),
+            _ => 0,
+        }
     }
 
     /// Adds the block to the stream `x: [T, width]`.
@@ -205,27 +267,64 @@ impl Block {
         tape: &mut BlockTape<O::F>,
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
-        let width = self.mixer_norm.len();
-        if call.record {
-            fit(&mut tape.x, x.len()).copy_from_slice(x);
+        if !matches!(self.mixer, Mixer::None) {
+            let mut side = std::mem::take(&mut tape.mixer_side);
+            let mut mix = |normed: &[O::F], out: &mut [O::F], pool: &mut Pool<O::F>| match &self.mixer {
+                Mixer::Attention(a) => {
+                    a.mix_forward(call, normed, state, &mut tape.attention, pool, out);
+                    Ok(())
+                }
+                Mixer::Memory(m) => m.forward(call, normed, state, &mut tape.memory, out),
+                Mixer::Mag(g) => g.forward(call, normed, state, &mut tape.mag, pool, out),
+                Mixer::Mal(l) => l.forward(call, normed, state, &mut tape.mal, pool, out),
+                Mixer::Mac(c) => c.forward(call, normed, state, &mut tape.mac, pool, out),
+                Mixer::None => Ok(()),
+            };
+            let result = self.part(call, &self.mixer_norm, x, &mut side, pool, &mut mix);
+            tape.mixer_side = side;
+            result?;
         }
-        let normed = fit(&mut tape.normed, x.len());
-        call.ops.rms_norm_forward(width, x, &call.params[self.mixer_norm.clone()], normed);
-        let mut out = pool.take(x.len());
-        match &self.mixer {
-            Mixer::Attention(a) => a.mix_forward(call, &tape.normed, state, &mut tape.attention, pool, &mut out),
-            Mixer::Memory(m) => m.mix_forward(call, &tape.normed, state, &mut tape.memory, &mut out)?,
-            Mixer::Mag(g) => g.forward(call, &tape.normed, state, &mut tape.mag, pool, &mut out)?,
-        }
-        add(x, &out);
         if let Some((norm, mlp)) = &self.channel {
-            if call.record {
-                fit(&mut tape.middle, x.len()).copy_from_slice(x);
+            let BlockTape { channel_side, mlp: own, .. } = tape;
+            self.part(call, norm, x, channel_side, pool, &mut |normed, out, _| {
+                mlp.forward(call, normed, own, out);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// One part behind its norm, or before it: `x + f(norm(x))` or `norm(x + f(x))`.
+    fn part<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        norm: &Range<usize>,
+        x: &mut [O::F],
+        side: &mut SideTape<O::F>,
+        pool: &mut Pool<O::F>,
+        f: &mut dyn FnMut(&[O::F], &mut [O::F], &mut Pool<O::F>) -> Result<()>,
+    ) -> Result<()> {
+        let scale = &call.params[norm.clone()];
+        let mut out = pool.take(x.len());
+        let normed = fit(&mut side.normed, x.len());
+        match self.norm {
+            NormConfig::Pre => {
+                if call.record {
+                    fit(&mut side.x, x.len()).copy_from_slice(x);
+                }
+                call.ops.rms_norm_forward(norm.len(), x, scale, normed);
+                f(normed, &mut out, pool)?;
+                add(x, &out);
             }
-            let normed = fit(&mut tape.normed_middle, x.len());
-            call.ops.rms_norm_forward(width, x, &call.params[norm.clone()], normed);
-            mlp.forward(call, &tape.normed_middle, &mut tape.mlp, &mut out);
-            add(x, &out);
+            NormConfig::Post => {
+                normed.copy_from_slice(x);
+                f(normed, &mut out, pool)?;
+                add(&mut out, x);
+                if call.record {
+                    fit(&mut side.x, x.len()).copy_from_slice(&out);
+                }
+                call.ops.rms_norm_forward(norm.len(), &out, scale, x);
+            }
         }
         pool.give(out);
         Ok(())
@@ -240,27 +339,65 @@ impl Block {
         grads: &mut [O::F],
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
-        let width = self.mixer_norm.len();
-        let norm_backward = |norm: &Range<usize>, x: &[O::F], dy: &[O::F], dx: &mut [O::F], grads: &mut [O::F]| {
-            let scale = &call.params[norm.clone()];
-            call.ops.rms_norm_backward(width, x, scale, dy, dx, &mut grads[norm.clone()]);
-        };
         if let Some((norm, mlp)) = &self.channel {
-            let mut dnormed = pool.zeros(dx.len());
-            mlp.backward(call, &tape.normed_middle, &tape.mlp, dx, &mut dnormed, grads, pool);
-            norm_backward(norm, &tape.middle, &dnormed, dx, grads);
-            pool.give(dnormed);
+            self.part_backward(
+                call,
+                norm,
+                &tape.channel_side,
+                dx,
+                grads,
+                pool,
+                &mut |normed, dout, dx, grads, pool| {
+                    mlp.backward(call, normed, &tape.mlp, dout, dx, grads, pool);
+                    Ok(())
+                },
+            )?;
         }
-        let mut dnormed = pool.zeros(dx.len());
-        match &self.mixer {
-            Mixer::Attention(a) => {
-                a.mix_backward(call, &tape.normed, &tape.attention, dx, &mut dnormed, grads, pool);
+        if matches!(self.mixer, Mixer::None) {
+            return Ok(());
+        }
+        let side = &tape.mixer_side;
+        self.part_backward(call, &self.mixer_norm, side, dx, grads, pool, &mut |normed, dout, dx, grads, pool| {
+            match &self.mixer {
+                Mixer::Attention(a) => {
+                    a.mix_backward(call, normed, &tape.attention, dout, dx, grads, pool);
+                    Ok(())
+                }
+                Mixer::Memory(m) => m.backward(call, normed, &tape.memory, dout, dx, grads, pool),
+                Mixer::Mag(g) => g.backward(call, normed, &tape.mag, dout, dx, grads, pool),
+                Mixer::Mal(l) => l.backward(call, normed, &tape.mal, dout, dx, grads, pool),
+                Mixer::Mac(c) => c.backward(call, normed, &tape.mac, dout, dx, grads, pool),
+                Mixer::None => Ok(()),
             }
-            Mixer::Memory(m) => m.mix_backward(call, &tape.normed, &tape.memory, dx, &mut dnormed, grads, pool)?,
-            Mixer::Mag(g) => g.backward(call, &tape.normed, &tape.mag, dx, &mut dnormed, grads, pool)?,
+        })
+    }
+
+    /// Transpose of [`Block::part`]. `f` takes what the part took and the gradient of what it gave, and adds into the
+    /// gradients of what it took and of the parameters.
+    fn part_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        norm: &Range<usize>,
+        side: &SideTape<O::F>,
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        pool: &mut Pool<O::F>,
+        f: &mut PartBackward<'_, O::F>,
+    ) -> Result<()> {
+        let scale = &call.params[norm.clone()];
+        let mut inner = pool.zeros(dx.len());
+        match self.norm {
+            NormConfig::Pre => {
+                f(&side.normed, dx, &mut inner, grads, pool)?;
+                call.ops.rms_norm_backward(norm.len(), &side.x, scale, &inner, dx, &mut grads[norm.clone()]);
+            }
+            NormConfig::Post => {
+                call.ops.rms_norm_backward(norm.len(), &side.x, scale, dx, &mut inner, &mut grads[norm.clone()]);
+                dx.copy_from_slice(&inner);
+                f(&side.normed, &inner, dx, grads, pool)?;
+            }
         }
-        norm_backward(&self.mixer_norm, &tape.x, &dnormed, dx, grads);
-        pool.give(dnormed);
+        pool.give(inner);
         Ok(())
     }
 
@@ -270,10 +407,17 @@ impl Block {
             Mixer::Attention(a) => a.flops(tokens, pos),
             Mixer::Memory(m) => m.flops(),
             Mixer::Mag(g) => g.flops(tokens, pos),
+            Mixer::Mal(l) => l.flops(tokens, pos),
+            Mixer::Mac(c) => c.flops(tokens, pos),
+            Mixer::None => 0.0,
         };
         mixer + self.channel.as_ref().map_or(0.0, |(_, mlp)| mlp.flops())
     }
 }
+
+/// Gradients of one part: what it took, the gradient of what it gave; the gradients of what it took and of all
+/// parameters, added into.
+type PartBackward<'f, F> = dyn FnMut(&[F], &[F], &mut [F], &mut [F], &mut Pool<F>) -> Result<()> + 'f;
 
 fn add<F: Scalar>(x: &mut [F], y: &[F]) {
     for (x, &y) in x.iter_mut().zip(y) {
