@@ -9,7 +9,7 @@
 
 use super::random::Random;
 use super::stream::{self, Gradients, Run, Stream, distance, scale};
-use crate::rule::MemoryRule;
+use crate::erased::{ErasedRule, Over};
 use crate::scalar::Scalar;
 use std::cell::LazyCell;
 
@@ -42,7 +42,7 @@ impl<F> Passes<F> {
 }
 
 /// Both passes of the reference.
-fn reference<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>, dy: &[F], dend: &[F]) -> Passes<F> {
+fn reference<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>, dy: &[F], dend: &[F]) -> Passes<F> {
     Passes {
         run: stream::forward(rule, s),
         gradients: stream::backward(rule, s, dy, dend),
@@ -70,7 +70,7 @@ impl Bars {
         Self { dy: single(dy), dend: single(dend) }
     }
     /// Both passes of the reference in `f64`: the law.
-    pub(super) fn law<R: MemoryRule>(&self, rule: &R, s: &Stream<f32>) -> Passes<f64> {
+    pub(super) fn law(&self, rule: &dyn ErasedRule, s: &Stream<f32>) -> Passes<f64> {
         let double = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
         reference(rule, &s.double(), &double(&self.dy), &double(&self.dend))
     }
@@ -101,8 +101,8 @@ pub(super) struct Rounding<'a> {
 
 impl<'a> Rounding<'a> {
     /// For `s`, at gates `outside` of the mixer's range or in it; `law` is what the reference gives in `f64`.
-    pub(super) fn new<R: MemoryRule>(
-        rule: &'a R,
+    pub(super) fn new(
+        rule: &'a dyn ErasedRule,
         s: &'a Stream<f32>,
         bars: &'a Bars,
         law: impl Fn() -> &'a Passes<f64> + Copy + 'a,

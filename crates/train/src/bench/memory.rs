@@ -5,7 +5,7 @@ use super::harness::{Call, Case, Fault, Work};
 use super::inputs::{TOLERANCE, fault_within, numbers};
 use hecate_core::ops::{Cpu, Ops, ScanKernel};
 use hecate_core::scan::{self, ScanShape, Write};
-use hecate_core::{Activation, AnyRule, Dims, Scalar, start_state};
+use hecate_core::{Activation, AnyRule, Dims, Number, Scalar, start_state};
 use serde_json::json;
 use std::cell::LazyCell;
 
@@ -224,7 +224,7 @@ fn losses(scan: &Scan, want: &[Vec<f64>]) -> Vec<f64> {
 
 /// The reference on what a call gets, every second number from `moved` on nearer to zero by a rounding: reads, state,
 /// gradient of the state, those of the inputs.
-fn reference<F: Scalar>(scan: &Scan, moved: Option<usize>) -> Vec<Vec<F>> {
+fn reference<F: Number>(scan: &Scan, moved: Option<usize>) -> Vec<Vec<F>> {
     let (rule, s) = (&scan.rule, scan.shape);
     let move_one = |(i, &x): (usize, &f32)| {
         let by = if Some(i % 2) == moved { f64::from(f32::EPSILON) } else { 0.0 };
