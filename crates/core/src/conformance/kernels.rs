@@ -2,7 +2,7 @@
 //! f32 inputs. What a machine or a size does not have is reported as skipped, with a count.
 
 use super::random::Random;
-use super::rounding::{Bars, Passes, Rounding, TOLERANCE, Verdict, allowed_once, loss};
+use super::rounding::{Bars, Passes, Rounding, TOLERANCE, Verdict, allowed, loss};
 use super::stream::{self, Gradients, Stream, distance, scale};
 use super::{Check, Report};
 use crate::erased::{BoundKernel, ErasedRule};
@@ -235,7 +235,7 @@ fn check_read(rule: &dyn ErasedRule, kernel: &dyn BoundKernel, isa: Isa, s: &Str
         rule.read(s.d, s.pos + t as u64, &s.token(t), &s.start, y);
     }
     let (off, loss) = (loss(&whole, &want), loss(&own, &want));
-    report.expect(Check::Kernels, off <= allowed_once(loss), || format!("{place}: reading alone is off by {off:.2e}"));
+    report.expect(Check::Kernels, off <= allowed(loss), || format!("{place}: reading alone is off by {off:.2e}"));
     for at in [s.tokens / 3, s.tokens / 2] {
         let pieces = [read(&s.part(0, at, s.start.clone())), read(&s.part(at, s.tokens, s.start.clone()))].concat();
         report.expect(Check::Cut, stream::same_bits(&whole, &pieces), || {

@@ -17,13 +17,13 @@ mod halves;
 mod isolation;
 mod kernels;
 mod recall;
-mod rounding;
 mod stream;
 mod transpose;
 
 pub mod mutants;
 pub mod ops;
 pub mod random;
+pub mod rounding;
 
 use crate::erased::{BoundKernel, ErasedRule};
 use crate::rule::Dims;
