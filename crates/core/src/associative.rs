@@ -16,11 +16,11 @@
 //! ```
 
 use crate::conformance::random::Random;
+use crate::erased::Number;
 use crate::error::{Error, Result, expect_len};
 use crate::ops::{Ops, Reference, gate_specs};
-use crate::rule::{Activation, Dims, Input, MemoryRule, Start, StateTensor, Width, start_state};
-use crate::rules::{AnyRule, RuleVisitor};
-use crate::scalar::Scalar;
+use crate::rule::{Activation, Dims, Input, Start, StateTensor, Width, start_state};
+use crate::rules::AnyRule;
 
 /// What `heads` states of a rule hold before the first token, `[heads, state_len]`; learned starts are drawn from
 /// `seed`.
@@ -36,7 +36,7 @@ pub fn learned_starts(rule: &AnyRule, d: Dims) -> Vec<String> {
 }
 
 /// Per input of a rule the values of a token that a gate has where nothing is learned yet; `None` for keys and values.
-fn gates_at_start<F: Scalar>(list: &[Input], d: Dims) -> Vec<Option<Vec<F>>> {
+fn gates_at_start<F: Number>(list: &[Input], d: Dims) -> Vec<Option<Vec<F>>> {
     let (gates, bias) = gate_specs(list, d, 1);
     let mut values = vec![F::zero(); gates.iter().map(|g| g.width).sum()];
     let bias: Vec<F> = bias.into_iter().map(F::from_f64).collect();
@@ -66,7 +66,7 @@ pub struct AssociativeMemory<F> {
     position: u64,
 }
 
-impl<F: Scalar> AssociativeMemory<F> {
+impl<F: Number> AssociativeMemory<F> {
     /// An empty memory. Tensors that a model would learn the start of are drawn from `seed`.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl<F: Scalar> AssociativeMemory<F> {
         let sources = self.inputs.sources(n, keys, values, inputs)?;
         for t in 0..n {
             let x: Vec<&[F]> = sources.iter().map(|s| s.token(t)).collect();
-            self.rule.visit(WriteOne { d, pos: self.position, x: &x, state: &mut self.state });
+            self.rule.write(d, self.position, &x, &mut self.state);
             self.position += 1;
         }
         Ok(())
@@ -213,20 +213,6 @@ impl<'a, F> Source<'a, F> {
     }
 }
 
-struct WriteOne<'a, F> {
-    d: Dims,
-    pos: u64,
-    x: &'a [&'a [F]],
-    state: &'a mut [F],
-}
-
-impl<F: Scalar> RuleVisitor for WriteOne<'_, F> {
-    type Out = ();
-    fn visit<R: MemoryRule>(self, rule: &R) {
-        rule.write(self.d, self.pos, self.x, self.state);
-    }
-}
-
 /// How many rows of `width` a buffer holds.
 fn rows(what: &str, len: usize, width: usize) -> Result<usize> {
     expect_len("associative memory", what, len / width.max(1) * width, len)?;
@@ -254,7 +240,7 @@ pub struct PairMemory<F> {
     position: u64,
 }
 
-impl<F: Scalar> PairMemory<F> {
+impl<F: Number> PairMemory<F> {
     /// An empty memory that keeps the last `window` pairs, or all. For keys of unit length, a sharpness of `sqrt(dk)`
     /// is that of attention.
     ///

@@ -5,6 +5,7 @@
 //! passes buffers and the parallelism.
 
 mod associative;
+mod erased;
 mod error;
 mod kernel;
 mod rule;
@@ -18,13 +19,14 @@ pub mod scan;
 pub mod simd;
 
 pub use associative::{AssociativeMemory, PairMemory, gate_defaults, learned_starts, seeded_start};
+pub use erased::{BoundKernel, ErasedRule, Number, Over};
 pub use error::{Error, Result, expect_len};
 pub use kernel::{Backward, Cotangents, Forward, Kernel, KernelChoice, ReadOnly, Scratch, Sequence};
 pub use rule::{
     About, Activation, ChunkForm, Dims, HeadDecay, Input, MemoryRule, Start, StateTensor, Width, input, named,
     named_mut, start_state,
 };
-pub use rules::{AnyRule, RuleVisitor};
+pub use rules::AnyRule;
 pub use scalar::{Dual, Scalar};
 
 #[cfg(doctest)]

@@ -14,10 +14,10 @@ mod non_finite;
 pub use fused::{Run, backward_f32, forward_f32};
 pub use non_finite::{all_finite, first_non_finite};
 
+use crate::erased::Number;
 use crate::error::{Result, expect_len};
 use crate::rule::{Dims, Input};
 use crate::rules::AnyRule;
-use crate::scalar::Scalar;
 use arrayvec::ArrayVec;
 
 /// Tokens between two kept states of a training pass.
@@ -76,7 +76,7 @@ pub fn check<F>(rule: &AnyRule, s: ScanShape, inputs: &[&[F]], state: &[F], y: &
 ///
 /// `saved`, where given, receives the state before every [`CHECKPOINT_TOKENS`]-th token:
 /// `[heads, checkpoints, state_len]`.
-pub fn reference_forward<F: Scalar>(
+pub fn reference_forward<F: Number>(
     rule: &AnyRule,
     s: ScanShape,
     inputs: &[&[F]],
@@ -106,7 +106,7 @@ pub fn reference_forward<F: Scalar>(
 /// Transpose of [`reference_forward`] with [`Write::Yes`], from its `saved` states.
 ///
 /// `dinputs` are added into; `dstate` is dL/dstate at the end on entry, at the start on exit.
-pub fn reference_backward<F: Scalar>(
+pub fn reference_backward<F: Number>(
     rule: &AnyRule,
     s: ScanShape,
     inputs: &[&[F]],
@@ -139,7 +139,7 @@ pub fn reference_backward<F: Scalar>(
 }
 
 /// Transpose of [`reference_forward`] with [`Write::No`]: adds into `dinputs` and into `dstate`.
-pub fn reference_read_backward<F: Scalar>(
+pub fn reference_read_backward<F: Number>(
     rule: &AnyRule,
     s: ScanShape,
     inputs: &[&[F]],
@@ -155,7 +155,7 @@ pub fn reference_read_backward<F: Scalar>(
             let x = token(&list, s, inputs, h, t);
             let mut dx = token_mut(&list, s, dinputs, h, t);
             let dy = &dy[(h * s.tokens + t) * dv..][..dv];
-            rule.read_backward(s.dims, s.pos + t as u64, &x, state, dy, &mut dx, dstate);
+            F::over(rule).read_backward(s.dims, s.pos + t as u64, &x, state, dy, &mut dx, dstate);
         }
     }
 }

@@ -2,26 +2,8 @@
 
 use hecate_core::conformance::{self, Report, mutants};
 use hecate_core::scan::{ScanShape, Write, reference_backward, reference_forward};
-use hecate_core::{AnyRule, Dims, MemoryRule, RuleVisitor};
+use hecate_core::{AnyRule, Dims};
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-struct Suite;
-
-impl RuleVisitor for Suite {
-    type Out = Report;
-    fn visit<R: MemoryRule>(self, rule: &R) -> Report {
-        conformance::check(rule)
-    }
-}
-
-struct Endurance(usize);
-
-impl RuleVisitor for Endurance {
-    type Out = Report;
-    fn visit<R: MemoryRule>(self, rule: &R) -> Report {
-        conformance::endurance(rule, self.0)
-    }
-}
 
 /// What `f` gives for every rule, in order, rules side by side.
 fn reports(f: impl Fn(&AnyRule) -> Report + Sync) -> Vec<Report> {
@@ -51,7 +33,7 @@ fn expect_passed(reports: &[Report]) {
 
 #[test]
 fn every_registered_rule_keeps_every_promise() {
-    let reports = reports(|rule| rule.visit(Suite));
+    let reports = reports(|rule| conformance::check(rule.erased()));
     expect_passed(&reports);
     for (rule, report) in AnyRule::all().iter().zip(&reports) {
         let deep = rule.about().structure != "matrix";
@@ -84,7 +66,7 @@ const CHEAP: f64 = 10_000.0;
 #[ignore = "slow: up to 90 streams for every rule, 100,000 tokens each (10,000 for deep memories), a quarter of an hour"]
 fn every_registered_rule_stays_finite_over_long_streams() {
     let tokens = |rule: &AnyRule| if rule.flops(Dims::new(16, 16)) > CHEAP { 10_000 } else { 100_000 };
-    let reports = reports(|rule| rule.visit(Endurance(tokens(rule))));
+    let reports = reports(|rule| conformance::endurance(rule.erased(), tokens(rule)));
     expect_passed(&reports);
 }
 

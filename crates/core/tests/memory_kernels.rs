@@ -2,10 +2,7 @@
 
 use hecate_core::scan::{self, CHECKPOINT_TOKENS, Run, ScanShape, Write};
 use hecate_core::simd::Isa;
-use hecate_core::{
-    Activation, AnyRule, Cotangents, Dims, Error, Kernel, KernelChoice, MemoryRule, RuleVisitor, Scalar, Scratch,
-    Sequence,
-};
+use hecate_core::{Activation, AnyRule, Cotangents, Dims, Error, KernelChoice, Number, Scalar, Scratch, Sequence};
 
 /// Largest error, as a share of the largest value of the tensor (promise of the design, T = 2048 included).
 const TOLERANCE: f64 = 1e-5;
@@ -82,7 +79,7 @@ impl Case {
         ScanShape { heads: 1, tokens: self.tokens, dims: self.dims, pos: 0 }
     }
 
-    fn reference<F: Scalar>(&self) -> Outcome<F> {
+    fn reference<F: Number>(&self) -> Outcome<F> {
         let cast = |x: &Vec<f32>| -> Vec<F> { x.iter().map(|&x| F::from_f64(f64::from(x))).collect() };
         let (shape, n) = (self.shape(), self.state.len());
         let inputs: Vec<Vec<F>> = self.inputs.iter().map(cast).collect();
@@ -105,27 +102,18 @@ impl Case {
     }
 
     fn kernel(&self, index: usize, isa: Isa) -> Outcome<f32> {
-        struct Run<'a>(&'a Case, usize, Isa);
-        impl RuleVisitor for Run<'_> {
-            type Out = Outcome<f32>;
-            fn visit<R: MemoryRule>(self, rule: &R) -> Self::Out {
-                let Self(case, index, isa) = self;
-                let dv = case.dims.dv;
-                let kernel: Kernel<R> = R::KERNELS[index];
-                let mut scratch = Scratch::on(isa);
-                let inputs: Vec<&[f32]> = case.inputs.iter().map(|x| &x[..]).collect();
-                let seq = Sequence { tokens: case.tokens, pos: 0, inputs: &inputs };
-                let (mut state, mut dstate) = (case.state.clone(), case.dstate.clone());
-                let mut y = vec![f32::NAN; case.tokens * dv];
-                (kernel.forward)(rule, case.dims, seq, &mut state, &mut y, None, &mut scratch);
-                let mut gradients: Vec<Vec<f32>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
-                let mut dinputs: Vec<&mut [f32]> = gradients.iter_mut().map(|x| &mut x[..]).collect();
-                let ct = Cotangents { start: &case.state, dy: &case.dy, dinputs: &mut dinputs, dstate: &mut dstate };
-                (kernel.backward)(rule, case.dims, seq, ct, &mut scratch);
-                case.outcome(y, state, dstate, gradients)
-            }
-        }
-        self.rule.visit(Run(self, index, isa))
+        let kernel = &self.rule.erased().kernels()[index];
+        let mut scratch = Scratch::on(isa);
+        let inputs: Vec<&[f32]> = self.inputs.iter().map(|x| &x[..]).collect();
+        let seq = Sequence { tokens: self.tokens, pos: 0, inputs: &inputs };
+        let (mut state, mut dstate) = (self.state.clone(), self.dstate.clone());
+        let mut y = vec![f32::NAN; self.tokens * self.dims.dv];
+        kernel.forward(self.dims, seq, &mut state, &mut y, None, &mut scratch);
+        let mut gradients: Vec<Vec<f32>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
+        let mut dinputs: Vec<&mut [f32]> = gradients.iter_mut().map(|x| &mut x[..]).collect();
+        let ct = Cotangents { start: &self.state, dy: &self.dy, dinputs: &mut dinputs, dstate: &mut dstate };
+        kernel.backward(self.dims, seq, ct, &mut scratch);
+        self.outcome(y, state, dstate, gradients)
     }
 }
 

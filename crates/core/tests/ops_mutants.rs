@@ -5,7 +5,7 @@ use hecate_core::ops::{
     AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Reference,
 };
 use hecate_core::scan::{ScanShape, Write};
-use hecate_core::{AnyRule, Dual, Result, Scalar};
+use hecate_core::{AnyRule, Dual, Number, Result, Scalar};
 
 /// The reference with one planted error: the right function called in the wrong way.
 struct Mutant<F> {
@@ -73,7 +73,7 @@ fn zeros<F: Scalar>(like: &[F]) -> Vec<F> {
     vec![F::zero(); like.len()]
 }
 
-impl<F: Scalar> Ops for Mutant<F> {
+impl<F: Number> Ops for Mutant<F> {
     type F = F;
 
     right! {

@@ -1,7 +1,7 @@
 //! Kernels of TNT, held to its reference over settings that no preset has.
 
+use hecate_core::AnyRule;
 use hecate_core::conformance;
-use hecate_core::rules::Tnt;
 use serde_json::{Value, json};
 
 #[test]
@@ -17,8 +17,9 @@ fn every_kernel_is_the_reference_whatever_is_shared_and_projected() {
         with(chunks(8, 20, &[5], "shard_raw"), json!({"structure": "matrix"})),
         chunks(128, 64, &[8], "none"),
     ] {
-        let rule: Tnt = serde_json::from_value(settings.clone()).expect("the settings exist");
-        let report = conformance::kernels(&rule);
+        let rule: AnyRule =
+            serde_json::from_value(with(settings.clone(), json!({"name": "tnt"}))).expect("the settings exist");
+        let report = conformance::kernels(rule.erased());
         assert!(report.passed(), "{settings}\n{report}");
     }
 }

@@ -2,7 +2,7 @@
 
 use hecate_core::AnyRule;
 use hecate_core::ops::Cpu;
-use hecate_model::config::{BlockConfig, ChannelConfig, MagConfig, MemoryConfig, MixerConfig};
+use hecate_model::config::{BlockConfig, MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig};
 use hecate_model::{Access, GenerationConfig, Logits, Model, ModelConfig, Sampler, Workspace};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,8 +37,10 @@ fn decoding_allocates_nothing_after_warm_up() {
         let name = rule.name();
         let memory = MemoryConfig { rule, ..MemoryConfig::default() };
         let mag = MixerConfig::Mag(MagConfig { memory: memory.clone(), ..MagConfig::default() });
-        for mixer in [mag, MixerConfig::Memory(memory)] {
-            let blocks = vec![BlockConfig { repeat: 2, mixer, channel: ChannelConfig::default() }];
+        let mal = MixerConfig::Mal(MalConfig { memory: memory.clone(), ..MalConfig::default() });
+        let mac = MixerConfig::Mac(MacConfig { memory: memory.clone(), ..MacConfig::default() });
+        for mixer in [mag, mal, mac, MixerConfig::Memory(memory)] {
+            let blocks = vec![BlockConfig { repeat: 2, mixer, ..BlockConfig::default() }];
             let model = Model::new(&ModelConfig { width: 64, blocks, ..ModelConfig::default() }).unwrap();
             let params = model.params().init(1);
             let (mut state, mut ws) = (model.new_state(), Workspace::default());

@@ -3,7 +3,8 @@
 use hecate_core::ops::{Ops, Reference};
 use hecate_core::{AnyRule, Dims, Dual, Scalar};
 use hecate_model::config::{
-    AttentionConfig, BlockConfig, ChannelConfig, MagConfig, MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig,
+    AttentionConfig, BlockConfig, ChannelConfig, CombineConfig, LevelConfig, MacConfig, MagConfig, MalConfig,
+    MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig,
 };
 use hecate_model::rng::Rng;
 use hecate_model::{Access, Kind, Logits, Model, ModelConfig, ParamSpec, Params, State, Tape, Workspace};
@@ -15,7 +16,8 @@ fn attention() -> AttentionConfig {
 /// A memory of two heads, whose keys and values are of different widths where the rule takes that.
 fn memory(rule: AnyRule) -> MemoryConfig {
     let dk = if rule.check(Dims::new(3, 4)).is_ok() { 3 } else { 4 };
-    MemoryConfig { rule, heads: 2, key_width: Some(dk), value_width: Some(4), conv: 3 }
+    let widths = MemoryConfig { key_width: Some(dk), value_width: Some(4), ..MemoryConfig::default() };
+    MemoryConfig { rule, heads: 2, conv: 3, ..widths }
 }
 
 fn named(rule: &str) -> AnyRule {
@@ -36,28 +38,57 @@ fn mechanisms() -> Vec<AnyRule> {
     ]
 }
 
-/// Every mixer with every channel, every mechanism in every mixer that takes a memory, and every rule alone.
+/// Three levels of different rules, which change at every token and at every second and third.
+fn levels(combine: CombineConfig) -> MemoryConfig {
+    let level = |rule: &str, period| LevelConfig { rule: Some(named(rule)), period: Some(period) };
+    let levels = vec![level("titans", 1), level("titans_mlp", 2), level("gated_delta", 3)];
+    MemoryConfig { levels, combine, ..memory(named("titans")) }
+}
+
+/// Every mixer that takes a memory, with this one; segments and calls end at different tokens.
+fn around(memory: &MemoryConfig) -> Vec<MixerConfig> {
+    let window = AttentionConfig { window: None, ..attention() };
+    let mac = MacConfig { segment: 4, attention: window, memory: memory.clone(), persistent: 2, causal: true };
+    // Both calls of the test begin with a segment, as this form demands.
+    let printed = MacConfig { segment: 3, causal: false, ..mac.clone() };
+    let bare = MacConfig { persistent: 0, ..mac.clone() };
+    vec![
+        MixerConfig::Memory(MemoryConfig { persistent: 2, ..memory.clone() }),
+        MixerConfig::Mag(MagConfig { attention: attention(), memory: memory.clone() }),
+        MixerConfig::Mal(MalConfig { attention: attention(), memory: memory.clone(), persistent: 2 }),
+        MixerConfig::Mal(MalConfig { attention: attention(), memory: memory.clone(), persistent: 0 }),
+        MixerConfig::Mac(mac),
+        MixerConfig::Mac(printed),
+        MixerConfig::Mac(bare),
+    ]
+}
+
+/// Every mixer with every channel and norm, every mechanism in every mixer that takes a memory, and every rule alone.
 fn configs() -> Vec<ModelConfig> {
     let (alone, gated, gelu) = (
         ChannelConfig::None,
         ChannelConfig::Mlp(MlpConfig { hidden: Some(5), kind: MlpKindConfig::Gated }),
         ChannelConfig::Mlp(MlpConfig { hidden: Some(5), kind: MlpKindConfig::Gelu }),
     );
-    let mag = |rule| MixerConfig::Mag(MagConfig { attention: attention(), memory: memory(rule) });
     let mut out = Vec::new();
     let mut add = |mixer: MixerConfig, channel: &ChannelConfig, tie_embeddings| {
-        let blocks = vec![BlockConfig { repeat: 1, mixer, channel: channel.clone() }];
+        let norm = if tie_embeddings && *channel != alone { NormConfig::Post } else { NormConfig::Pre };
+        let blocks = vec![BlockConfig { repeat: 1, norm, mixer, channel: channel.clone() }];
         out.push(ModelConfig { vocab: 7, width: 8, context: 9, tie_embeddings, blocks, ..ModelConfig::default() });
     };
-    for mixer in
-        [MixerConfig::Attention(attention()), MixerConfig::Memory(memory(named("titans"))), mag(named("titans"))]
-    {
+    let plain = memory(named("titans"));
+    let more = [MixerConfig::Attention(attention()), MixerConfig::Memory(plain.clone())];
+    for mixer in around(&plain).into_iter().chain(more) {
         for (channel, tie_embeddings) in [(&gated, false), (&gelu, true), (&alone, false)] {
             add(mixer.clone(), channel, tie_embeddings);
         }
     }
+    add(MixerConfig::None, &gelu, false);
+    for combine in [CombineConfig::Scaled, CombineConfig::Learned, CombineConfig::Sum] {
+        around(&levels(combine)).into_iter().for_each(|mixer| add(mixer, &alone, true));
+    }
     for rule in mechanisms() {
-        add(mag(rule), &alone, true);
+        around(&memory(rule)).into_iter().for_each(|mixer| add(mixer, &alone, true));
     }
     for rule in AnyRule::all().into_iter().chain(mechanisms()) {
         add(MixerConfig::Memory(memory(rule)), &alone, true);

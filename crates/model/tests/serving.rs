@@ -3,7 +3,9 @@
 use hecate_core::ops::Cpu;
 use hecate_core::simd::Isa;
 use hecate_core::{AnyRule, Dims};
-use hecate_model::config::{AttentionConfig, BlockConfig, ChannelConfig, MagConfig, MemoryConfig, MixerConfig};
+use hecate_model::config::{
+    AttentionConfig, BlockConfig, LevelConfig, MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig,
+};
 use hecate_model::rng::Rng;
 use hecate_model::{
     Access, GenerationConfig, Lineage, Logits, Model, ModelConfig, Params, Parts, Sampler, State, Workspace, generate,
@@ -13,12 +15,27 @@ use std::ops::ControlFlow;
 const VOCAB: usize = 50;
 
 fn config(mixer: MixerConfig) -> ModelConfig {
-    let blocks = vec![BlockConfig { repeat: 2, mixer, channel: ChannelConfig::default() }];
+    let blocks = vec![BlockConfig { repeat: 2, mixer, ..BlockConfig::default() }];
     ModelConfig { vocab: VOCAB, width: 32, blocks, ..ModelConfig::default() }
 }
 
 /// Rules that stand beside attention too: one whose memory starts at zero, two whose start is learned.
 const WITH_ATTENTION: [&str; 3] = ["titans", "titans_mlp", "titans_mlp_chunk8"];
+
+/// Every mixer that has attention beside a memory, and the memory with levels and persistent rows. In `mac` heads are
+/// as wide together as the stream.
+fn beside(window: &AttentionConfig, memory: MemoryConfig) -> Vec<MixerConfig> {
+    let level = |period| LevelConfig { rule: None, period: Some(period) };
+    let levels = MemoryConfig { levels: vec![level(1), level(3), level(40)], persistent: 3, ..memory.clone() };
+    let segment = AttentionConfig { heads: 2, kv_heads: Some(1), ..AttentionConfig::default() };
+    let wide = MemoryConfig { value_width: None, key_width: None, ..memory.clone() };
+    vec![
+        MixerConfig::Mag(MagConfig { attention: window.clone(), memory: memory.clone() }),
+        MixerConfig::Mal(MalConfig { attention: window.clone(), memory, persistent: 3 }),
+        MixerConfig::Mac(MacConfig { segment: 37, causal: true, attention: segment, memory: wide, persistent: 3 }),
+        MixerConfig::Memory(levels),
+    ]
+}
 
 /// Every mixer, and every rule alone, sizes that are no multiples of a vector.
 fn models() -> Vec<(Model, Params<f32>)> {
@@ -28,10 +45,11 @@ fn models() -> Vec<(Model, Params<f32>)> {
     for rule in AnyRule::all() {
         let key_width = if rule.check(Dims::new(9, 10)).is_ok() { 9 } else { 10 };
         let with_window = WITH_ATTENTION.contains(&rule.name());
-        let memory = MemoryConfig { rule, heads: 2, key_width: Some(key_width), value_width: Some(10), conv: 4 };
+        let widths = MemoryConfig { key_width: Some(key_width), value_width: Some(10), ..MemoryConfig::default() };
+        let memory = MemoryConfig { rule, heads: 2, ..widths };
         mixers.push(MixerConfig::Memory(memory.clone()));
         if with_window {
-            mixers.push(MixerConfig::Mag(MagConfig { attention: window.clone(), memory }));
+            mixers.extend(beside(&window, memory));
         }
     }
     let build = |mixer| {
@@ -224,6 +242,31 @@ fn access_says_what_is_written() {
         run(&ops, m, &mut half, &ids[40..], &Access::LearnOnly(Parts::blocks([1])));
         assert_eq!(memory(&half, 0), memory(&start, 0));
         assert_ne!(memory(&half, 1), memory(&start, 1));
+    }
+}
+
+/// The printed form of `mac` sees tokens behind its own: it takes whole segments, and says so otherwise.
+#[test]
+fn the_printed_form_of_mac_leaks_and_refuses_to_go_token_by_token() {
+    let attention = AttentionConfig { heads: 2, ..AttentionConfig::default() };
+    let memory = MemoryConfig { heads: 2, ..MemoryConfig::default() };
+    let mac =
+        |causal| MacConfig { segment: 8, causal, attention: attention.clone(), memory: memory.clone(), persistent: 0 };
+    let ids = tokens(16);
+    let mut changed = ids.clone();
+    changed[6] = (changed[6] + 1) % VOCAB as u32;
+    for causal in [true, false] {
+        let model = Model::new(&config(MixerConfig::Mac(mac(causal)))).unwrap();
+        let params = model.params().init(1);
+        let m = (model, params);
+        let ops = Cpu::inference();
+        let [a, b] = [&ids, &changed].map(|ids| run(&ops, &m, &mut m.0.new_state(), ids, &Access::Learn));
+        assert_eq!(a[5 * VOCAB..6 * VOCAB] == b[5 * VOCAB..6 * VOCAB], causal, "token 5 and a change of token 6");
+        let (mut state, mut ws) = (m.0.new_state(), Workspace::default());
+        run(&ops, &m, &mut state, &ids[..3], &Access::Learn);
+        let next = m.0.forward(&ops, &m.1, &mut state, &ids[3..4], &Access::Learn, Logits::Last, &mut ws);
+        assert_eq!(next.is_ok(), causal);
+        assert!(causal || next.unwrap_err().to_string().contains("whole segments of 8"));
     }
 }
 

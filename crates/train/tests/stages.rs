@@ -20,7 +20,7 @@ fn config(chunk: usize) -> RunConfig {
     let rule = serde_json::json!({"name": "titans_mlp", "chunk": chunk});
     let memory = MemoryConfig { rule: serde_json::from_value(rule).unwrap(), heads: 2, ..MemoryConfig::default() };
     let channel = ChannelConfig::Mlp(MlpConfig { hidden: Some(16), ..MlpConfig::default() });
-    let blocks = vec![BlockConfig { repeat: 1, mixer: MixerConfig::Memory(memory), channel }];
+    let blocks = vec![BlockConfig { repeat: 1, mixer: MixerConfig::Memory(memory), channel, ..BlockConfig::default() }];
     let train = TrainConfig { steps: 3, lanes: 3, reset_every: 3, sample_every: 0, ..TrainConfig::default() };
     RunConfig {
         train,

@@ -7,14 +7,14 @@
 use super::random::Random;
 use super::stream::{self, Gradients, backward, forward};
 use super::{Check, Extent, Report};
-use crate::rule::MemoryRule;
+use crate::erased::ErasedRule;
 use crate::scalar::Dual;
 
 const EFFECT: f64 = 1e-4;
 /// Whole steps, in sizes of what is moved.
 const STEPS: [f64; 6] = [1.0, -1.0, 4.0, -4.0, 32.0, -32.0];
 
-pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
+pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(7);
     for d in extent.sizes(rule, &[(8, 8), (8, 5)], &[(4, 4)]) {
         // Gates at their biases, without spread.

@@ -5,28 +5,28 @@
 use super::random::Random;
 use super::stream::{self, Run, Stream, same_bits};
 use super::{Check, Extent, Report, sizes};
+use crate::erased::ErasedRule;
 use crate::kernel::Scratch;
-use crate::rule::MemoryRule;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
+pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(3);
     for d in extent.sizes(rule, &[(4, 4), (5, 3), (16, 16)], &[(4, 4)]) {
         let s = stream::mixed(rule, d, extent.pick(24, 12), 1.0, &mut draw).single();
         check_runs(rule, "reference", &s, |s| stream::forward(rule, s), &mut draw, report);
     }
-    for kernel in extent.kernels::<R>() {
+    for kernel in extent.kernels(rule) {
         // Longer than the chunks and checkpoints that kernels are made of.
-        for d in sizes(rule, &[(5, 3), (16, 16)]).into_iter().filter(|&d| (kernel.is_available)(rule, d)) {
+        for d in sizes(rule, &[(5, 3), (16, 16)]).into_iter().filter(|&d| kernel.is_available(d)) {
             let s = stream::mixed(rule, d, 150, 1.0, &mut draw).single();
             let mut scratch = Scratch::new();
-            let run = |s: &Stream<f32>| stream::kernel_forward(kernel, rule, s, &mut scratch);
-            check_runs(rule, kernel.name, &s, run, &mut draw, report);
+            let run = |s: &Stream<f32>| stream::kernel_forward(&*kernel, s, &mut scratch);
+            check_runs(rule, kernel.name(), &s, run, &mut draw, report);
         }
     }
 }
 
-fn check_runs<R: MemoryRule>(
-    rule: &R,
+fn check_runs(
+    rule: &dyn ErasedRule,
     name: &str,
     s: &Stream<f32>,
     mut run: impl FnMut(&Stream<f32>) -> Run<f32>,

@@ -6,12 +6,12 @@ use super::random::Random;
 use super::rounding::{Bars, Passes, Rounding, Verdict, loss};
 use super::stream::{self, Gradients, Run, Stream, same_bits};
 use super::{Check, Extent, Report, sizes};
-use crate::kernel::{Kernel, Scratch};
-use crate::rule::MemoryRule;
+use crate::erased::{BoundKernel, ErasedRule};
+use crate::kernel::Scratch;
 use crate::simd::Isa;
 use std::cell::LazyCell;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
+pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(4);
     for d in extent.sizes(rule, &[(4, 4), (5, 3)], &[(4, 4)]) {
         let s = stream::mixed(rule, d, extent.pick(24, 12), 1.0, &mut draw).single();
@@ -23,11 +23,11 @@ pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report
             });
         }
     }
-    for kernel in extent.kernels::<R>() {
-        for d in sizes(rule, &[(5, 3), (16, 16), (17, 33)]).into_iter().filter(|&d| (kernel.is_available)(rule, d)) {
+    for kernel in extent.kernels(rule) {
+        for d in sizes(rule, &[(5, 3), (16, 16), (17, 33)]).into_iter().filter(|&d| kernel.is_available(d)) {
             let s = stream::mixed(rule, d, 150, 1.0, &mut draw).single();
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-                check_kernel(rule, kernel, isa, &s, &mut draw, report);
+                check_kernel(rule, &*kernel, isa, &s, &mut draw, report);
             }
         }
     }
@@ -49,35 +49,35 @@ fn same_run(a: &Run<f32>, b: &Run<f32>) -> bool {
     same_bits(&a.y, &b.y) && same_bits(&a.end, &b.end)
 }
 
-fn check_kernel<R: MemoryRule>(
-    rule: &R,
-    kernel: &Kernel<R>,
+fn check_kernel(
+    rule: &dyn ErasedRule,
+    kernel: &dyn BoundKernel,
     isa: Isa,
     s: &Stream<f32>,
     draw: &mut Random,
     report: &mut Report,
 ) {
     let mut scratch = Scratch::on(isa);
-    let whole = stream::kernel_forward(kernel, rule, s, &mut scratch);
+    let whole = stream::kernel_forward(kernel, s, &mut scratch);
     let bars = Bars::draw(s, draw);
-    let gradients = stream::kernel_backward(kernel, rule, s, &bars.dy, &bars.dend, &mut scratch);
+    let gradients = stream::kernel_backward(kernel, s, &bars.dy, &bars.dend, &mut scratch);
     let whole = Passes { run: whole, gradients, kept: Vec::new() };
 
     // Slow, so they run only where a cut changes something.
     let law = LazyCell::new(|| bars.law(rule, s));
     let rounding = Rounding::new(rule, s, &bars, || &law, false).between_runs();
-    let (n, name) = (s.tokens, format!("{} on {}", kernel.name, isa.name()));
+    let (n, name) = (s.tokens, format!("{} on {}", kernel.name(), isa.name()));
     let token_by_token: Vec<usize> = (1..n).collect();
     let some = [1 + draw.below(n - 1), 1 + draw.below(n - 1)];
     let twice = vec![some[0].min(some[1]), some[0].max(some[1])];
     for cuts in [vec![1], vec![n - 1], vec![16, 31, 64], vec![n / 2], twice, token_by_token] {
-        let pieces = cut_run(s, &cuts, |s| stream::kernel_forward(kernel, rule, s, &mut scratch));
-        if kernel.canonical {
+        let pieces = cut_run(s, &cuts, |s| stream::kernel_forward(kernel, s, &mut scratch));
+        if kernel.canonical() {
             report.expect(Check::Cut, same_run(&whole.run, &pieces), || {
                 format!("{name}: cutting {n} tokens at {cuts:?} changes the bits")
             });
         }
-        let gradients = cut_backward(rule, kernel, s, &cuts, &bars, &mut scratch);
+        let gradients = cut_backward(kernel, s, &cuts, &bars, &mut scratch);
         let pieces = Passes { run: pieces, gradients, kept: Vec::new() };
         for (i, (whole, pieces)) in whole.parts().into_iter().zip(pieces.parts()).enumerate() {
             let off = loss(pieces, whole);
@@ -90,9 +90,8 @@ fn check_kernel<R: MemoryRule>(
     }
 }
 
-fn cut_backward<R: MemoryRule>(
-    rule: &R,
-    kernel: &Kernel<R>,
+fn cut_backward(
+    kernel: &dyn BoundKernel,
     s: &Stream<f32>,
     cuts: &[usize],
     bars: &Bars,
@@ -102,14 +101,14 @@ fn cut_backward<R: MemoryRule>(
     let (mut from, mut start) = (0, s.start.clone());
     for to in cuts.iter().copied().chain([s.tokens]) {
         let piece = s.part(from, to, start);
-        start = stream::kernel_forward(kernel, rule, &piece, scratch).end;
+        start = stream::kernel_forward(kernel, &piece, scratch).end;
         pieces.push((from, piece));
         from = to;
     }
     let mut out = Gradients { inputs: s.inputs.iter().map(|x| vec![0.0; x.len()]).collect(), start: bars.dend.clone() };
     for (from, piece) in pieces.iter().rev() {
         let dy = &bars.dy[from * s.d.dv..][..piece.tokens * s.d.dv];
-        let g = stream::kernel_backward(kernel, rule, piece, dy, &out.start, scratch);
+        let g = stream::kernel_backward(kernel, piece, dy, &out.start, scratch);
         for ((all, part), width) in out.inputs.iter_mut().zip(g.inputs).zip(&s.widths) {
             all[from * width..][..part.len()].copy_from_slice(&part);
         }

@@ -9,8 +9,9 @@
 use super::random::Random;
 use super::stream::{self, Stream};
 use super::{Check, Extent, Report, affordable, sizes};
-use crate::kernel::{Kernel, Scratch};
-use crate::rule::{Dims, MemoryRule};
+use crate::erased::{BoundKernel, ErasedRule};
+use crate::kernel::Scratch;
+use crate::rule::Dims;
 
 /// Length of the streams of the suite.
 pub(super) const TOKENS: usize = 2000;
@@ -43,7 +44,7 @@ enum Gate {
     Swings(f64),
 }
 
-pub(super) fn check<R: MemoryRule>(rule: &R, tokens: usize, report: &mut Report) {
+pub(super) fn check(rule: &dyn ErasedRule, tokens: usize, report: &mut Report) {
     if let Some(why) = rule.unbounded() {
         report.skipped.push(format!("endurance: {why}"));
         return;
@@ -69,7 +70,7 @@ pub(super) fn check<R: MemoryRule>(rule: &R, tokens: usize, report: &mut Report)
 }
 
 /// The reference alone on small heads, all gates shut, open, or swinging together.
-pub(super) fn check_quick<R: MemoryRule>(rule: &R, tokens: usize, report: &mut Report) {
+pub(super) fn check_quick(rule: &dyn ErasedRule, tokens: usize, report: &mut Report) {
     if let Some(why) = rule.unbounded() {
         report.skipped.push(format!("endurance: {why}"));
         return;
@@ -107,8 +108,8 @@ fn settings(count: usize) -> Vec<Vec<Gate>> {
     all
 }
 
-fn endure<R: MemoryRule>(
-    rule: &R,
+fn endure(
+    rule: &dyn ErasedRule,
     d: Dims,
     kind: Tokens,
     gates: &[Gate],
@@ -120,9 +121,9 @@ fn endure<R: MemoryRule>(
     let list = rule.inputs();
     let centres: Vec<Vec<Vec<f64>>> =
         (0..4).map(|_| list.iter().map(|i| draw.normals(i.width.of(d))).collect()).collect();
-    let kernels = extent.kernels::<R>().iter().filter(|k| (k.is_available)(rule, d)).map(|&k| Some(k));
+    let kernels = extent.kernels(rule).into_iter().filter(|k| k.is_available(d)).map(Some);
     let start: Vec<f32> = stream::starts(rule, d, draw).iter().map(|&x| x as f32).collect();
-    let mut runners: Vec<Runner<R>> =
+    let mut runners: Vec<Runner<'_>> =
         [None].into_iter().chain(kernels).map(|kernel| Runner { kernel, state: start.clone() }).collect();
     let mut scratch = Scratch::new();
     for from in (0..tokens).step_by(BLOCK) {
@@ -133,7 +134,7 @@ fn endure<R: MemoryRule>(
             s.start = std::mem::take(&mut runner.state);
             let (name, run) = match &runner.kernel {
                 None => ("reference", stream::forward(rule, &s)),
-                Some(kernel) => (kernel.name, stream::kernel_forward(kernel, rule, &s, &mut scratch)),
+                Some(kernel) => (kernel.name(), stream::kernel_forward(&**kernel, &s, &mut scratch)),
             };
             if !(stream::scale(&run.y).is_finite() && stream::scale(&run.end).is_finite()) {
                 let size = format!("{}x{}", d.dk, d.dv);
@@ -147,13 +148,13 @@ fn endure<R: MemoryRule>(
 }
 
 /// The reference, or a kernel, on its way through one stream.
-struct Runner<R: 'static> {
-    kernel: Option<Kernel<R>>,
+struct Runner<'a> {
+    kernel: Option<Box<dyn BoundKernel + 'a>>,
     state: Vec<f32>,
 }
 
-fn block<R: MemoryRule>(
-    rule: &R,
+fn block(
+    rule: &dyn ErasedRule,
     d: Dims,
     kind: Tokens,
     gates: &[Gate],

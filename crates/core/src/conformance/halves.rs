@@ -3,9 +3,9 @@
 use super::random::Random;
 use super::stream;
 use super::{Check, Extent, Report};
-use crate::rule::MemoryRule;
+use crate::erased::ErasedRule;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
+pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(2);
     for d in extent.sizes(rule, &[(1, 1), (4, 4), (5, 3), (3, 7)], &[(5, 3), (4, 4)]) {
         let s = stream::mixed(rule, d, 6, 1.0, &mut draw).single();
@@ -31,8 +31,8 @@ pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report
     }
 }
 
-fn check_backward<R: MemoryRule>(
-    rule: &R,
+fn check_backward(
+    rule: &dyn ErasedRule,
     s: &stream::Stream<f32>,
     t: usize,
     prev: &[f32],

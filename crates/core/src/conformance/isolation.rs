@@ -4,12 +4,12 @@
 use super::random::Random;
 use super::stream::{self, Run, Stream, same_bits};
 use super::{Check, Extent, Report};
+use crate::erased::ErasedRule;
 use crate::kernel::Scratch;
-use crate::rule::MemoryRule;
 
 const HEADS: usize = 4;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
+pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(5);
     let tokens = extent.pick(80, 12);
     for d in extent.sizes(rule, &[(5, 3), (16, 16)], &[(4, 4)]) {
@@ -20,22 +20,22 @@ pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report
             let got = on_threads(threads, &heads, |s| stream::forward(rule, s));
             compare(&format!("reference, {threads} threads"), &alone, &got, report);
         }
-        for kernel in extent.kernels::<R>().iter().filter(|k| (k.is_available)(rule, d)) {
-            let run = |s: &Stream<f32>, scratch: &mut Scratch| stream::kernel_forward(kernel, rule, s, scratch);
+        for kernel in extent.kernels(rule).iter().filter(|k| k.is_available(d)) {
+            let run = |s: &Stream<f32>, scratch: &mut Scratch| stream::kernel_forward(&**kernel, s, scratch);
             let alone: Vec<_> = heads.iter().map(|s| run(s, &mut Scratch::new())).collect();
             let mut used = Scratch::new();
             let shared: Vec<_> = heads.iter().map(|s| run(s, poison(&mut used))).collect();
-            compare(&format!("{}, used scratch", kernel.name), &alone, &shared, report);
+            compare(&format!("{}, used scratch", kernel.name()), &alone, &shared, report);
             for threads in [1, 2, 3] {
                 let got = on_threads(threads, &heads, |s| run(s, &mut Scratch::new()));
-                compare(&format!("{}, {threads} threads", kernel.name), &alone, &got, report);
+                compare(&format!("{}, {threads} threads", kernel.name()), &alone, &got, report);
             }
         }
     }
 }
 
 /// Every head's first token, then every head's second, and so on.
-fn in_turn<R: MemoryRule>(rule: &R, heads: &[Stream<f32>]) -> Vec<Run<f32>> {
+fn in_turn(rule: &dyn ErasedRule, heads: &[Stream<f32>]) -> Vec<Run<f32>> {
     let mut runs: Vec<_> = heads.iter().map(|s| Run { y: Vec::new(), end: s.start.clone() }).collect();
     for t in 0..heads[0].tokens {
         for (s, run) in heads.iter().zip(&mut runs) {

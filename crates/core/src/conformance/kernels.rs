@@ -2,11 +2,12 @@
 //! f32 inputs. What a machine or a size does not have is reported as skipped, with a count.
 
 use super::random::Random;
-use super::rounding::{Bars, Passes, Rounding, TOLERANCE, Verdict, allowed_once, loss};
+use super::rounding::{Bars, Passes, Rounding, TOLERANCE, Verdict, allowed, loss};
 use super::stream::{self, Gradients, Stream, distance, scale};
 use super::{Check, Report};
-use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
-use crate::rule::{Activation, Dims, MemoryRule};
+use crate::erased::{BoundKernel, ErasedRule};
+use crate::kernel::{Cotangents, Scratch, Sequence};
+use crate::rule::{Activation, Dims};
 use crate::simd::Isa;
 
 /// Streams up to this length are run on every instruction set, and on them it is seen that a backward pass adds and
@@ -48,7 +49,7 @@ const MOST_WORK: f64 = 1e8;
 /// The same for streams of up to 129 tokens, all of which but those of a few deep rules fit.
 const MOST_SHORT_WORK: f64 = 4e8;
 
-fn affordable<R: MemoryRule>(rule: &R, d: Dims, tokens: usize) -> bool {
+fn affordable(rule: &dyn ErasedRule, d: Dims, tokens: usize) -> bool {
     let most = if tokens < SHORT_TOKENS / 2 { MOST_SHORT_WORK } else { MOST_WORK };
     rule.check(d).is_ok() && tokens as f64 * rule.flops(d) <= most
 }
@@ -69,13 +70,14 @@ struct Tally {
     chaotic: usize,
 }
 
-pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
-    if R::KERNELS.is_empty() {
+pub(super) fn check(rule: &dyn ErasedRule, report: &mut Report) {
+    let list = rule.kernels();
+    if list.is_empty() {
         report.skipped.push("kernels: the rule has none".to_string());
         return;
     }
     let mut draw = Random::new(6);
-    let (mut tallies, mut sizes, mut costly) = (vec![Tally::default(); R::KERNELS.len()], 0, 0);
+    let (mut tallies, mut sizes, mut costly) = (vec![Tally::default(); list.len()], 0, 0);
     for (tokens, dk, dv) in INSIDE {
         let d = Dims::new(dk, dv);
         if !affordable(rule, d, tokens) {
@@ -102,21 +104,21 @@ pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
     if costly > 0 {
         report.skipped.push(format!("kernels: {costly} sizes take too long in the reference"));
     }
-    for (kernel, tally) in R::KERNELS.iter().zip(tallies) {
+    for (kernel, tally) in list.iter().zip(tallies) {
         for (n, what) in [
             (tally.missing, format!("not available at so many of {sizes} sizes")),
             (tally.eased, EASED.to_string()),
             (tally.chaotic, CHAOTIC.to_string()),
         ] {
             if n > 0 {
-                report.skipped.push(format!("kernel `{}`: {n}: {what}", kernel.name));
+                report.skipped.push(format!("kernel `{}`: {n}: {what}", kernel.name()));
             }
         }
     }
 }
 
 /// Gates anywhere in their range, keys and queries up to half as long again as they should be.
-fn outside<R: MemoryRule>(rule: &R, d: Dims, tokens: usize, draw: &mut Random) -> Stream<f32> {
+fn outside(rule: &dyn ErasedRule, d: Dims, tokens: usize, draw: &mut Random) -> Stream<f32> {
     let mut s = stream::mixed(rule, d, tokens, 8.0, draw);
     for (input, x) in rule.inputs().iter().zip(&mut s.inputs) {
         if matches!(input.activation, Activation::Unit) {
@@ -129,8 +131,8 @@ fn outside<R: MemoryRule>(rule: &R, d: Dims, tokens: usize, draw: &mut Random) -
     s.single()
 }
 
-fn check_stream<R: MemoryRule>(
-    rule: &R,
+fn check_stream(
+    rule: &dyn ErasedRule,
     s: &Stream<f32>,
     outside: bool,
     draw: &mut Random,
@@ -140,23 +142,23 @@ fn check_stream<R: MemoryRule>(
     let bars = Bars::draw(s, draw);
     let law = bars.law(rule, s);
     let rounding = Rounding::new(rule, s, &bars, || &law, outside);
-    for (kernel, tally) in R::KERNELS.iter().zip(tallies) {
-        if !(kernel.is_available)(rule, s.d) {
+    for (kernel, tally) in rule.kernels().iter().zip(tallies) {
+        if !kernel.is_available(s.d) {
             tally.missing += 1;
             continue;
         }
         // Every instruction set on the short streams, the fastest on the long ones.
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             if s.tokens <= SHORT_TOKENS || isa == Isa::best() {
-                check_kernel(rule, kernel, isa, s, &bars, &law, &rounding, tally, report);
+                check_kernel(rule, &**kernel, isa, s, &bars, &law, &rounding, tally, report);
             }
         }
     }
 }
 
-fn check_kernel<R: MemoryRule>(
-    rule: &R,
-    kernel: &Kernel<R>,
+fn check_kernel(
+    rule: &dyn ErasedRule,
+    kernel: &dyn BoundKernel,
     isa: Isa,
     s: &Stream<f32>,
     bars: &Bars,
@@ -167,14 +169,14 @@ fn check_kernel<R: MemoryRule>(
 ) {
     let mut scratch = Scratch::on(isa);
     let mut kept = vec![f32::NAN; law.kept.len()];
-    let training = stream::kernel_training(kernel, rule, s, Some(&mut kept), &mut scratch);
-    let run = stream::kernel_forward(kernel, rule, s, &mut scratch);
-    let place = format!("{} on {}: {} tokens at {}x{}", kernel.name, isa.name(), s.tokens, s.d.dk, s.d.dv);
+    let training = stream::kernel_training(kernel, s, Some(&mut kept), &mut scratch);
+    let run = stream::kernel_forward(kernel, s, &mut scratch);
+    let place = format!("{} on {}: {} tokens at {}x{}", kernel.name(), isa.name(), s.tokens, s.d.dk, s.d.dv);
     let same = stream::same_bits(&run.y, &training.y) && stream::same_bits(&run.end, &training.end);
-    report.expect(Check::Kernels, same || !kernel.canonical, || {
+    report.expect(Check::Kernels, same || !kernel.canonical(), || {
         format!("{place}: keeping states for training changes what the pass gives")
     });
-    let gradients = stream::kernel_backward(kernel, rule, s, &bars.dy, &bars.dend, &mut scratch);
+    let gradients = stream::kernel_backward(kernel, s, &bars.dy, &bars.dend, &mut scratch);
     let got = Passes { run, gradients, kept };
     let also = Passes { run: training, gradients: got.gradients.clone(), kept: got.kept.clone() };
     for got in [&got, &also].into_iter().take(if same { 1 } else { 2 }) {
@@ -187,8 +189,8 @@ fn check_kernel<R: MemoryRule>(
 }
 
 /// Holds each part of what a kernel gives to the law.
-fn judge<R: MemoryRule>(
-    rule: &R,
+fn judge(
+    rule: &dyn ErasedRule,
     place: &str,
     got: &Passes<f32>,
     law: &Passes<f64>,
@@ -213,13 +215,13 @@ fn judge<R: MemoryRule>(
 }
 
 /// Reading alone: the reference's read half at every token from one state, and the same bits wherever it is cut.
-fn check_read<R: MemoryRule>(rule: &R, kernel: &Kernel<R>, isa: Isa, s: &Stream<f32>, report: &mut Report) {
+fn check_read(rule: &dyn ErasedRule, kernel: &dyn BoundKernel, isa: Isa, s: &Stream<f32>, report: &mut Report) {
     let mut scratch = Scratch::on(isa);
     let mut read = |s: &Stream<f32>| {
         let refs: Vec<&[f32]> = s.inputs.iter().map(|x| &x[..]).collect();
         let mut y = vec![f32::NAN; s.tokens * s.d.dv];
         let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &refs };
-        (kernel.read)(rule, s.d, seq, &s.start, &mut y, &mut scratch);
+        kernel.read(s.d, seq, &s.start, &mut y, &mut scratch);
         y
     };
     let (whole, wide) = (read(s), s.double());
@@ -227,13 +229,13 @@ fn check_read<R: MemoryRule>(rule: &R, kernel: &Kernel<R>, isa: Isa, s: &Stream<
     for (t, y) in want.chunks_mut(s.d.dv).enumerate() {
         rule.read(s.d, s.pos + t as u64, &wide.token(t), &wide.start, y);
     }
-    let place = format!("{} on {}: {} tokens at {}x{}", kernel.name, isa.name(), s.tokens, s.d.dk, s.d.dv);
+    let place = format!("{} on {}: {} tokens at {}x{}", kernel.name(), isa.name(), s.tokens, s.d.dk, s.d.dv);
     let mut own = vec![f32::NAN; s.tokens * s.d.dv];
     for (t, y) in own.chunks_mut(s.d.dv).enumerate() {
         rule.read(s.d, s.pos + t as u64, &s.token(t), &s.start, y);
     }
     let (off, loss) = (loss(&whole, &want), loss(&own, &want));
-    report.expect(Check::Kernels, off <= allowed_once(loss), || format!("{place}: reading alone is off by {off:.2e}"));
+    report.expect(Check::Kernels, off <= allowed(loss), || format!("{place}: reading alone is off by {off:.2e}"));
     for at in [s.tokens / 3, s.tokens / 2] {
         let pieces = [read(&s.part(0, at, s.start.clone())), read(&s.part(at, s.tokens, s.start.clone()))].concat();
         report.expect(Check::Cut, stream::same_bits(&whole, &pieces), || {
@@ -243,7 +245,7 @@ fn check_read<R: MemoryRule>(rule: &R, kernel: &Kernel<R>, isa: Isa, s: &Stream<
 }
 
 /// Names of the [parts](Passes::parts).
-fn names<R: MemoryRule>(rule: &R) -> Vec<String> {
+fn names(rule: &dyn ErasedRule) -> Vec<String> {
     let gradients = rule.inputs().into_iter().map(|i| format!("the gradient of `{}`", i.name));
     let (first, last) = (
         ["y", "the end state", "what is kept for training"].map(String::from),
@@ -253,9 +255,9 @@ fn names<R: MemoryRule>(rule: &R) -> Vec<String> {
 }
 
 /// Backward adds: what the gradients held before must still be there.
-fn check_adds<R: MemoryRule>(
-    rule: &R,
-    kernel: &Kernel<R>,
+fn check_adds(
+    rule: &dyn ErasedRule,
+    kernel: &dyn BoundKernel,
     isa: Isa,
     s: &Stream<f32>,
     bars: &Bars,
@@ -268,11 +270,11 @@ fn check_adds<R: MemoryRule>(
     let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &refs };
     let mut dstate = bars.dend.clone();
     let ct = Cotangents { start: &s.start, dy: &bars.dy, dinputs: &mut dinputs, dstate: &mut dstate };
-    (kernel.backward)(rule, s.d, seq, ct, &mut Scratch::on(isa));
+    kernel.backward(s.d, seq, ct, &mut Scratch::on(isa));
     for ((input, with), without) in rule.inputs().iter().zip(&inputs).zip(&alone.inputs) {
         let want: Vec<f32> = without.iter().map(|x| x + 1.0).collect();
         report.expect(Check::Kernels, distance(with, &want) <= TOLERANCE * scale(&want), || {
-            format!("{}: the gradient of `{}` is not added to what was there", kernel.name, input.name)
+            format!("{}: the gradient of `{}` is not added to what was there", kernel.name(), input.name)
         });
     }
 }

@@ -1,4 +1,4 @@
-//! The suite that every memory rule must pass, ours and other people's: [`check`] takes any [`MemoryRule`].
+//! The suite that every memory rule must pass, ours and other people's: [`check`] takes any [`MemoryRule`](crate::MemoryRule).
 //!
 //! One file per kind of promise, and [`mutants`] holds deliberately wrong rules that the suite must reject: the
 //! tester is tested. Everything is drawn from fixed seeds, so a failure repeats.
@@ -17,16 +17,16 @@ mod halves;
 mod isolation;
 mod kernels;
 mod recall;
-mod rounding;
 mod stream;
 mod transpose;
 
 pub mod mutants;
 pub mod ops;
 pub mod random;
+pub mod rounding;
 
-use crate::kernel::Kernel;
-use crate::rule::{Dims, MemoryRule};
+use crate::erased::{BoundKernel, ErasedRule};
+use crate::rule::Dims;
 use std::fmt;
 
 /// A kind of promise.
@@ -83,7 +83,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn new<R: MemoryRule>(rule: &R) -> Self {
+    fn new(rule: &dyn ErasedRule) -> Self {
         Self { rule: rule.name(), failures: Vec::new(), skipped: Vec::new(), uncertain: 0 }
     }
 
@@ -142,11 +142,11 @@ enum Extent {
 
 impl Extent {
     /// The kernels to be checked.
-    fn kernels<R: MemoryRule>(self) -> &'static [Kernel<R>] {
-        if self == Extent::Full { R::KERNELS } else { &[] }
+    fn kernels(self, rule: &dyn ErasedRule) -> Vec<Box<dyn BoundKernel + '_>> {
+        if self == Extent::Full { rule.kernels() } else { Vec::new() }
     }
     /// Head sizes among those that the rule accepts: all of `full`, or the first two of `quick`.
-    fn sizes<R: MemoryRule>(self, rule: &R, full: &[(usize, usize)], quick: &[(usize, usize)]) -> Vec<Dims> {
+    fn sizes(self, rule: &dyn ErasedRule, full: &[(usize, usize)], quick: &[(usize, usize)]) -> Vec<Dims> {
         match self {
             Extent::Full => sizes(rule, full),
             Extent::Quick => sizes(rule, quick).into_iter().take(2).collect(),
@@ -158,20 +158,21 @@ impl Extent {
     }
 }
 
-/// Holds a rule, at its configuration, to every promise; its [brief](MemoryRule::brief) form to those about short
+/// Holds a rule, at its configuration, to every promise; its [brief](crate::MemoryRule::brief) form to those about short
 /// streams.
 ///
 /// # Panics
 /// If the rule itself panics.
-pub fn check<R: MemoryRule>(rule: &R) -> Report {
+pub fn check(rule: &dyn ErasedRule) -> Report {
     let mut report = Report::new(rule);
-    let brief = &rule.brief();
+    let shortened = rule.shortened();
+    let brief = shortened.as_deref().unwrap_or(rule);
     check_reference(brief, Extent::Full, &mut report);
     kernels::check(rule, &mut report);
     recall::check(brief, &mut report);
     endurance::check(rule, endurance::TOKENS, &mut report);
-    if brief != rule {
-        endurance::check(brief, endurance::TOKENS, &mut report);
+    if let Some(brief) = &shortened {
+        endurance::check(&**brief, endurance::TOKENS, &mut report);
     }
     report
 }
@@ -181,7 +182,7 @@ pub fn check<R: MemoryRule>(rule: &R) -> Report {
 ///
 /// # Panics
 /// If the rule itself panics.
-pub fn quick<R: MemoryRule>(rule: &R) -> Report {
+pub fn quick(rule: &dyn ErasedRule) -> Report {
     let mut report = Report::new(rule);
     check_reference(rule, Extent::Quick, &mut report);
     recall::check(rule, &mut report);
@@ -189,7 +190,7 @@ pub fn quick<R: MemoryRule>(rule: &R) -> Report {
     report
 }
 
-fn check_reference<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
+fn check_reference(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) {
     transpose::check(rule, extent, report);
     halves::check(rule, extent, report);
     causal::check(rule, extent, report);
@@ -199,14 +200,14 @@ fn check_reference<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report)
 }
 
 /// The endurance check alone, over streams of `tokens` tokens: [`check`] takes 2,000.
-pub fn endurance<R: MemoryRule>(rule: &R, tokens: usize) -> Report {
+pub fn endurance(rule: &dyn ErasedRule, tokens: usize) -> Report {
     let mut report = Report::new(rule);
     endurance::check(rule, tokens, &mut report);
     report
 }
 
 /// The check of kernels alone: every kernel of the rule against its reference.
-pub fn kernels<R: MemoryRule>(rule: &R) -> Report {
+pub fn kernels(rule: &dyn ErasedRule) -> Report {
     let mut report = Report::new(rule);
     kernels::check(rule, &mut report);
     report
@@ -214,7 +215,7 @@ pub fn kernels<R: MemoryRule>(rule: &R) -> Report {
 
 /// The endurance check of [`quick`] alone, over streams of `tokens` tokens: the reference, with all gates at the same
 /// place.
-pub fn quick_endurance<R: MemoryRule>(rule: &R, tokens: usize) -> Report {
+pub fn quick_endurance(rule: &dyn ErasedRule, tokens: usize) -> Report {
     let mut report = Report::new(rule);
     endurance::check_quick(rule, tokens, &mut report);
     report
@@ -225,12 +226,12 @@ const MOST_FLOPS: f64 = 1e6;
 
 /// Head sizes for checks that are about more than one size, among those that the rule accepts: those that take no more
 /// than [`MOST_FLOPS`] a token, or else the cheapest.
-fn sizes<R: MemoryRule>(rule: &R, sizes: &[(usize, usize)]) -> Vec<Dims> {
+fn sizes(rule: &dyn ErasedRule, sizes: &[(usize, usize)]) -> Vec<Dims> {
     affordable(rule, sizes, MOST_FLOPS).unwrap_or_else(|cheapest| cheapest.into_iter().collect())
 }
 
 /// The accepted sizes that take no more than `most` operations a token; the cheapest accepted one if there are none.
-fn affordable<R: MemoryRule>(rule: &R, sizes: &[(usize, usize)], most: f64) -> Result<Vec<Dims>, Option<Dims>> {
+fn affordable(rule: &dyn ErasedRule, sizes: &[(usize, usize)], most: f64) -> Result<Vec<Dims>, Option<Dims>> {
     let all = sizes.iter().map(|&(dk, dv)| Dims::new(dk, dv)).filter(|&d| rule.check(d).is_ok());
     let (some, others): (Vec<Dims>, Vec<Dims>) = all.partition(|&d| rule.flops(d) <= most);
     let cheapest = others.into_iter().min_by(|&a, &b| rule.flops(a).total_cmp(&rule.flops(b)));

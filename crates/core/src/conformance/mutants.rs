@@ -476,6 +476,7 @@ fn plain_forward<M: Mistake>(
     _scratch: &mut Scratch,
 ) {
     let stream = gather(rule, d, seq, state);
+    let rule: &dyn crate::erased::Over<f32> = rule;
     if let Some(saved) = saved {
         saved.copy_from_slice(&stream::checkpoints(rule, &stream).concat());
     }
@@ -491,7 +492,9 @@ fn plain_gradients<M: Mistake>(
     seq: Sequence<'_, f32>,
     ct: &Cotangents<'_>,
 ) -> (Vec<Vec<f32>>, Vec<f32>) {
-    let g = stream::backward(rule, &gather(rule, d, seq, ct.start), ct.dy, ct.dstate);
+    let stream = gather(rule, d, seq, ct.start);
+    let rule: &dyn crate::erased::Over<f32> = rule;
+    let g = stream::backward(rule, &stream, ct.dy, ct.dstate);
     (g.inputs, g.start)
 }
 

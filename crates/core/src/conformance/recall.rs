@@ -4,13 +4,14 @@
 use super::random::Random;
 use super::stream;
 use super::{Check, Report, sizes};
-use crate::rule::{About, MemoryRule};
+use crate::erased::ErasedRule;
+use crate::rule::About;
 
 const TOKENS: usize = 40;
 /// Of the largest value; both sides are products of the same few numbers in f64.
 const TOLERANCE: f64 = 1e-12;
 
-pub(super) fn check<R: MemoryRule>(rule: &R, report: &mut Report) {
+pub(super) fn check(rule: &dyn ErasedRule, report: &mut Report) {
     let about = rule.about();
     let closed = about.structure == "matrix"
         && about.features == "none"

@@ -9,12 +9,12 @@
 
 use super::random::Random;
 use super::stream::{self, Gradients, Run, Stream, distance, scale};
-use crate::rule::MemoryRule;
+use crate::erased::{ErasedRule, Over};
 use crate::scalar::Scalar;
 use std::cell::LazyCell;
 
 /// At the mixer's gate range, of the largest value of the reference.
-pub(super) const TOLERANCE: f64 = 1e-5;
+pub const TOLERANCE: f64 = 1e-5;
 /// At the mixer's gate range, a kernel may lose this many times what the sequential reference loses in `f32`.
 const INSIDE: f64 = 4.0;
 /// Outside of it. The reference is taken to lose at least one rounding, since by luck it may lose nothing.
@@ -42,7 +42,7 @@ impl<F> Passes<F> {
 }
 
 /// Both passes of the reference.
-fn reference<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>, dy: &[F], dend: &[F]) -> Passes<F> {
+fn reference<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>, dy: &[F], dend: &[F]) -> Passes<F> {
     Passes {
         run: stream::forward(rule, s),
         gradients: stream::backward(rule, s, dy, dend),
@@ -51,7 +51,7 @@ fn reference<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>, dy: &[F], dend: 
 }
 
 /// How far `got` is from `want`, of the largest value of `want`; NaN if there is one.
-pub(super) fn loss<F: Scalar, G: Scalar>(got: &[F], want: &[G]) -> f64 {
+pub fn loss<F: Scalar, G: Scalar>(got: &[F], want: &[G]) -> f64 {
     let off = distance(got, want);
     if off == 0.0 { 0.0 } else { off / scale(want) }
 }
@@ -70,7 +70,7 @@ impl Bars {
         Self { dy: single(dy), dend: single(dend) }
     }
     /// Both passes of the reference in `f64`: the law.
-    pub(super) fn law<R: MemoryRule>(&self, rule: &R, s: &Stream<f32>) -> Passes<f64> {
+    pub(super) fn law(&self, rule: &dyn ErasedRule, s: &Stream<f32>) -> Passes<f64> {
         let double = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
         reference(rule, &s.double(), &double(&self.dy), &double(&self.dend))
     }
@@ -101,24 +101,26 @@ pub(super) struct Rounding<'a> {
 
 impl<'a> Rounding<'a> {
     /// For `s`, at gates `outside` of the mixer's range or in it; `law` is what the reference gives in `f64`.
-    pub(super) fn new<R: MemoryRule>(
-        rule: &'a R,
+    pub(super) fn new(
+        rule: &'a dyn ErasedRule,
         s: &'a Stream<f32>,
         bars: &'a Bars,
         law: impl Fn() -> &'a Passes<f64> + Copy + 'a,
         outside: bool,
     ) -> Self {
-        let losses = move |s: &Stream<f32>| -> Vec<f64> {
-            let own = reference(rule, s, &bars.dy, &bars.dend);
-            own.parts().into_iter().zip(law().parts()).map(|(own, law)| loss(own, law)).collect()
+        let run = move |s: &Stream<f32>| -> Vec<Vec<f32>> {
+            reference(rule, s, &bars.dy, &bars.dend).parts().into_iter().map(<[f32]>::to_vec).collect()
         };
         let near = move || {
-            let mut draw = Random::new(10);
-            let all: Vec<Vec<f64>> = (0..NEIGHBOURS).map(|_| losses(&neighbour(s, &mut draw))).collect();
-            (0..all[0].len()).map(|i| all.iter().map(|x| x[i]).fold(0.0, worse)).collect()
+            let data = [&s.inputs[..], std::slice::from_ref(&s.start)].concat();
+            let at = |data: &[Vec<f32>]| {
+                let (start, inputs) = data.split_last().expect("a stream has a start");
+                run(&Stream { inputs: inputs.to_vec(), start: start.clone(), ..s.clone() })
+            };
+            nearby(&data, &law().parts(), at)
         };
         Self {
-            plain: LazyCell::new(Box::new(move || losses(s))),
+            plain: LazyCell::new(Box::new(move || each(&run(s), &law().parts()))),
             near: LazyCell::new(Box::new(near)),
             outside,
             sides: 1.0,
@@ -152,8 +154,9 @@ impl<'a> Rounding<'a> {
     }
 }
 
-/// What a single read may lose where the reference loses `loss` in `f32`.
-pub(super) fn allowed_once(loss: f64) -> f64 {
+/// How far from the law a kernel may be, of the largest value, where the reference loses `loss` in `f32`, at the mixer's
+/// gate range.
+pub fn allowed(loss: f64) -> f64 {
     // `max` passes over a NaN.
     TOLERANCE.max(INSIDE * loss)
 }
@@ -163,11 +166,33 @@ fn worse(a: f64, b: f64) -> f64 {
     if b.is_nan() || b > a { b } else { a }
 }
 
-/// The stream with every number nearer to zero by up to a rounding, so that no gate leaves its range.
-fn neighbour(s: &Stream<f32>, draw: &mut Random) -> Stream<f32> {
-    let mut near = s.clone();
-    for x in near.inputs.iter_mut().flatten().chain(&mut near.start) {
-        *x *= 1.0 - f32::EPSILON * draw.uniform(0.0, 1.0) as f32;
+/// The [losses](loss) of several parts.
+fn each(got: &[Vec<f32>], law: &[&[f64]]) -> Vec<f64> {
+    got.iter().zip(law).map(|(got, law)| loss(got, law)).collect()
+}
+
+/// The worst of two lists of [losses](loss), part by part.
+fn worst(a: Vec<f64>, b: Vec<f64>) -> Vec<f64> {
+    a.into_iter().zip(b).map(|(a, b)| worse(a, b)).collect()
+}
+
+/// What `f32` loses of each part on neighbours of `data`: every number nearer to zero by up to a rounding, so that no
+/// gate leaves its range.
+fn nearby(data: &[Vec<f32>], law: &[&[f64]], run: impl Fn(&[Vec<f32>]) -> Vec<Vec<f32>>) -> Vec<f64> {
+    let mut draw = Random::new(10);
+    let mut most = vec![0.0; law.len()];
+    for _ in 0..NEIGHBOURS {
+        let mut near = data.to_vec();
+        for x in near.iter_mut().flatten() {
+            *x *= 1.0 - f32::EPSILON * draw.uniform(0.0, 1.0) as f32;
+        }
+        most = worst(most, each(&run(&near), law));
     }
-    near
+    most
+}
+
+/// What `f32` loses, of the largest value of each part, on `data` or on one of its neighbours, whose numbers differ in
+/// their last bits. `run` gives, in `f32`, the parts of what comes of data like it; `law` is what they are in `f64`.
+pub fn losses(data: &[Vec<f32>], law: &[&[f64]], run: impl Fn(&[Vec<f32>]) -> Vec<Vec<f32>>) -> Vec<f64> {
+    worst(each(&run(data), law), nearby(data, law, &run))
 }

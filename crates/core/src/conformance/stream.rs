@@ -1,8 +1,9 @@
 //! One head's stream, how a mixer would make it, and how it runs through a rule or a kernel.
 
 use super::random::Random;
-use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
-use crate::rule::{Activation, Dims, Input, MemoryRule, StateTensor, start_state};
+use crate::erased::{BoundKernel, ErasedRule, Over};
+use crate::kernel::{Cotangents, Scratch, Sequence};
+use crate::rule::{Activation, Dims, Input, StateTensor, start_state};
 use crate::scalar::Scalar;
 use crate::scan::CHECKPOINT_TOKENS;
 
@@ -117,24 +118,24 @@ fn softmax(x: &[f64]) -> Vec<f64> {
 }
 
 /// Number of values in a rule's state.
-pub(super) fn state_len<R: MemoryRule>(rule: &R, d: Dims) -> usize {
+pub(super) fn state_len(rule: &dyn ErasedRule, d: Dims) -> usize {
     rule.state(d).iter().map(StateTensor::len).sum()
 }
 
 /// A stream that starts as the rule says, learned tensors at their own start.
-pub(super) fn cold<R: MemoryRule>(rule: &R, d: Dims, tokens: usize, inputs: Vec<Vec<f64>>) -> Stream<f64> {
+pub(super) fn cold(rule: &dyn ErasedRule, d: Dims, tokens: usize, inputs: Vec<Vec<f64>>) -> Stream<f64> {
     let widths = rule.inputs().iter().map(|i| i.width.of(d)).collect();
     Stream { d, tokens, pos: 0, inputs, widths, start: starts(rule, d, &mut Random::new(100)) }
 }
 
 /// The state before the first token, learned tensors drawn.
-pub(super) fn starts<R: MemoryRule>(rule: &R, d: Dims, draw: &mut Random) -> Vec<f64> {
+pub(super) fn starts(rule: &dyn ErasedRule, d: Dims, draw: &mut Random) -> Vec<f64> {
     start_state(&rule.state(d), &mut || draw.normal())
 }
 
 /// A stream as a mixer makes it at the default biases: standard normal pre-activations, gates `spread` times as
 /// wide, the start state warm.
-pub(super) fn mixed<R: MemoryRule>(rule: &R, d: Dims, tokens: usize, spread: f64, draw: &mut Random) -> Stream<f64> {
+pub(super) fn mixed(rule: &dyn ErasedRule, d: Dims, tokens: usize, spread: f64, draw: &mut Random) -> Stream<f64> {
     let list = rule.inputs();
     let total = WARM_TOKENS + tokens;
     let mut pre = Vec::new();
@@ -153,7 +154,7 @@ pub(super) fn cotangents(s: &Stream<f64>, draw: &mut Random) -> (Vec<f64>, Vec<f
 }
 
 /// The reference, token by token.
-pub(super) fn forward<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>) -> Run<F> {
+pub(super) fn forward<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>) -> Run<F> {
     let dv = s.d.dv;
     let (mut y, mut end) = (vec![F::zero(); s.tokens * dv], s.start.clone());
     for t in 0..s.tokens {
@@ -163,7 +164,7 @@ pub(super) fn forward<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>) -> Run<
 }
 
 /// The reference's states before every [`SEGMENT_TOKENS`]-th token: what a pass of training keeps.
-pub(super) fn checkpoints<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>) -> Vec<Vec<F>> {
+pub(super) fn checkpoints<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>) -> Vec<Vec<F>> {
     let mut state = s.start.clone();
     let segment = |first: usize| {
         let last = (first + SEGMENT_TOKENS).min(s.tokens);
@@ -174,7 +175,7 @@ pub(super) fn checkpoints<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>) -> 
 }
 
 /// The reference's transpose; keeps the state before every [`SEGMENT_TOKENS`]-th token and recomputes the others.
-pub(super) fn backward<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>, dy: &[F], dend: &[F]) -> Gradients<F> {
+pub(super) fn backward<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>, dy: &[F], dend: &[F]) -> Gradients<F> {
     let dv = s.d.dv;
     let saved = checkpoints(rule, s);
     let mut inputs: Vec<Vec<F>> = s.inputs.iter().map(|x| vec![F::zero(); x.len()]).collect();
@@ -199,14 +200,13 @@ pub(super) fn backward<R: MemoryRule, F: Scalar>(rule: &R, s: &Stream<F>, dy: &[
 }
 
 /// A kernel's forward pass.
-pub(super) fn kernel_forward<R>(kernel: &Kernel<R>, rule: &R, s: &Stream<f32>, scratch: &mut Scratch) -> Run<f32> {
-    kernel_training(kernel, rule, s, None, scratch)
+pub(super) fn kernel_forward(kernel: &dyn BoundKernel, s: &Stream<f32>, scratch: &mut Scratch) -> Run<f32> {
+    kernel_training(kernel, s, None, scratch)
 }
 
 /// A kernel's forward pass that also keeps the states of [`checkpoints`], one after the other in `saved`.
-pub(super) fn kernel_training<R>(
-    kernel: &Kernel<R>,
-    rule: &R,
+pub(super) fn kernel_training(
+    kernel: &dyn BoundKernel,
     s: &Stream<f32>,
     saved: Option<&mut [f32]>,
     scratch: &mut Scratch,
@@ -214,14 +214,13 @@ pub(super) fn kernel_training<R>(
     let refs: Vec<&[f32]> = s.inputs.iter().map(|x| &x[..]).collect();
     let seq = Sequence { tokens: s.tokens, pos: s.pos, inputs: &refs };
     let (mut y, mut end) = (vec![f32::NAN; s.tokens * s.d.dv], s.start.clone());
-    (kernel.forward)(rule, s.d, seq, &mut end, &mut y, saved, scratch);
+    kernel.forward(s.d, seq, &mut end, &mut y, saved, scratch);
     Run { y, end }
 }
 
 /// A kernel's backward pass.
-pub(super) fn kernel_backward<R>(
-    kernel: &Kernel<R>,
-    rule: &R,
+pub(super) fn kernel_backward(
+    kernel: &dyn BoundKernel,
     s: &Stream<f32>,
     dy: &[f32],
     dend: &[f32],
@@ -233,7 +232,7 @@ pub(super) fn kernel_backward<R>(
     let mut start = dend.to_vec();
     let mut dinputs: Vec<&mut [f32]> = inputs.iter_mut().map(|x| &mut x[..]).collect();
     let ct = Cotangents { start: &s.start, dy, dinputs: &mut dinputs, dstate: &mut start };
-    (kernel.backward)(rule, s.d, seq, ct, scratch);
+    kernel.backward(s.d, seq, ct, scratch);
     Gradients { inputs, start }
 }
 

@@ -11,7 +11,8 @@
 use super::random::Random;
 use super::stream::{self, Stream, backward, forward};
 use super::{Check, Extent, Report};
-use crate::rule::{Dims, MemoryRule};
+use crate::erased::ErasedRule;
+use crate::rule::Dims;
 use crate::scalar::Dual;
 
 /// Relative to the sum of absolute terms: a few roundings of f64 for one token.
@@ -28,7 +29,7 @@ enum Half {
     Read,
 }
 
-pub(super) fn check<R: MemoryRule>(rule: &R, extent: Extent, report: &mut Report) {
+pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) {
     let mut draw = Random::new(1);
     let all = [(1, 1), (2, 1), (1, 3), (4, 4), (5, 3), (3, 7), (8, 8)];
     for d in extent.sizes(rule, &all, &[(4, 4), (5, 3)]) {
@@ -51,7 +52,7 @@ struct Group {
     range: std::ops::Range<usize>,
 }
 
-fn groups<R: MemoryRule>(rule: &R, d: Dims, tokens: usize) -> Vec<Group> {
+fn groups(rule: &dyn ErasedRule, d: Dims, tokens: usize) -> Vec<Group> {
     let list = rule.inputs();
     let mut groups: Vec<Group> = list
         .iter()
@@ -135,7 +136,7 @@ fn compare(
 }
 
 /// `half` of the first token: its outputs, the read before the state.
-fn apply<R: MemoryRule>(rule: &R, half: Half, s: &Stream<Dual<f64>>) -> Vec<Dual<f64>> {
+fn apply(rule: &dyn ErasedRule, half: Half, s: &Stream<Dual<f64>>) -> Vec<Dual<f64>> {
     let (mut y, mut state) = (vec![Dual::default(); s.d.dv], s.start.clone());
     let x = s.token(0);
     match half {
@@ -151,7 +152,7 @@ fn apply<R: MemoryRule>(rule: &R, half: Half, s: &Stream<Dual<f64>>) -> Vec<Dual
 }
 
 /// Transpose of `half`: gradients of the token's inputs, then of the state. Inputs start at `prior`.
-fn transpose<R: MemoryRule>(rule: &R, half: Half, s: &Stream<f64>, bar: &[f64], prior: f64) -> Vec<Vec<f64>> {
+fn transpose(rule: &dyn ErasedRule, half: Half, s: &Stream<f64>, bar: &[f64], prior: f64) -> Vec<Vec<f64>> {
     let x = s.token(0);
     let mut dx: Vec<Vec<f64>> = s.widths.iter().map(|&w| vec![prior; w]).collect();
     let mut refs: Vec<&mut [f64]> = dx.iter_mut().map(|x| &mut x[..]).collect();
@@ -177,7 +178,7 @@ fn transpose<R: MemoryRule>(rule: &R, half: Half, s: &Stream<f64>, bar: &[f64], 
     dx
 }
 
-fn check_token<R: MemoryRule>(rule: &R, half: Half, s: &Stream<f64>, draw: &mut Random, report: &mut Report) {
+fn check_token(rule: &dyn ErasedRule, half: Half, s: &Stream<f64>, draw: &mut Random, report: &mut Report) {
     let s = s.part(0, 1, s.start.clone());
     let outputs = apply(rule, half, &s.map(|x| Dual::new(x, 0.0))).len();
     let bar = draw.normals(outputs);
@@ -209,7 +210,7 @@ fn check_token<R: MemoryRule>(rule: &R, half: Half, s: &Stream<f64>, draw: &mut 
     }
 }
 
-fn check_scan<R: MemoryRule>(rule: &R, s: &Stream<f64>, draw: &mut Random, report: &mut Report) {
+fn check_scan(rule: &dyn ErasedRule, s: &Stream<f64>, draw: &mut Random, report: &mut Report) {
     let (dy, dend) = stream::cotangents(s, draw);
     let gradients = backward(rule, s, &dy, &dend);
     let bar = [&dy[..], &dend].concat();

@@ -29,9 +29,9 @@ pub(crate) use gates::damper;
 pub use gates::{GateKind, GateSpec, gate_specs};
 pub use reference::Reference;
 
+use crate::Number;
 use crate::error::Result;
 use crate::rules::AnyRule;
-use crate::scalar::Scalar;
 use crate::scan::{ScanShape, Write};
 
 /// Extent of a matrix product `y = x w`: `x [rows, inner]`, `w [inner, outer]`, `y [rows, outer]`.
@@ -156,7 +156,7 @@ pub const NORM_EPS: f64 = 1e-6;
 /// The operations that a model is generic over.
 pub trait Ops: Sync {
     /// The number type of all buffers.
-    type F: Scalar;
+    type F: Number;
 
     /// `y[t] = table[ids[t]]`: `ids [T]`, `table [V, C]`, `y [T, C]`. Ids are below `V` (checked by the caller).
     fn embedding_forward(&self, width: usize, ids: &[u32], table: &[Self::F], y: &mut [Self::F]);

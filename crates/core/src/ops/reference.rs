@@ -11,13 +11,13 @@ use super::mlp::{mlp_backward, mlp_forward};
 use super::norm::{gated_norm_backward, gated_norm_forward, rms_norm_backward, rms_norm_forward};
 use super::rope::{rope_backward, rope_forward};
 use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops};
+use crate::erased::Number;
 use crate::error::Result;
 use crate::rules::AnyRule;
-use crate::scalar::Scalar;
 use crate::scan::{self, ScanShape, Write, reference_backward, reference_forward};
 use std::marker::PhantomData;
 
-/// Every op by its reference function, over any [`Scalar`]: `f32`, `f64`, or [`crate::Dual`] for exact derivatives.
+/// Every op by its reference function, over any [`Number`]: `f32`, `f64`, or [`crate::Dual`] for exact derivatives.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reference<F>(PhantomData<F>);
 
@@ -28,7 +28,7 @@ impl<F> Reference<F> {
     }
 }
 
-impl<F: Scalar> Ops for Reference<F> {
+impl<F: Number> Ops for Reference<F> {
     type F = F;
 
     fn embedding_forward(&self, width: usize, ids: &[u32], table: &[F], y: &mut [F]) {

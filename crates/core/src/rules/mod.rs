@@ -6,20 +6,13 @@
 pub(crate) mod matrix;
 mod named;
 
+use crate::erased::{self, Number};
 use crate::error::{Error, Result};
 use crate::kernel::{Cotangents, Kernel, KernelChoice, Scratch, Sequence};
 use crate::rule::{About, Dims, Input, MemoryRule, StateTensor};
-use crate::scalar::Scalar;
+use crate::scalar::{Dual, Scalar};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
-
-/// Something to be done with a rule of a statically known type: how tests and tables walk the registry.
-pub trait RuleVisitor {
-    /// What it gives.
-    type Out;
-    /// Called with the rule.
-    fn visit<R: MemoryRule>(self, rule: &R) -> Self::Out;
-}
 
 macro_rules! rules {
     ($($module:ident::$Rule:ident),* $(,)?) => {
@@ -56,10 +49,6 @@ macro_rules! rules {
                 match self { $(AnyRule::$Rule(r) => {
                     serde_json::from_value::<$Rule>(settings).map(|new| AnyRule::$Rule(new.named_like(r)))
                 }),* }
-            }
-            /// Calls `visitor` with the rule's own type.
-            pub fn visit<V: RuleVisitor>(&self, visitor: V) -> V::Out {
-                match self { $(AnyRule::$Rule(r) => visitor.visit(r)),* }
             }
             /// See [`MemoryRule::name`].
             pub fn name(&self) -> &'static str {
@@ -100,35 +89,15 @@ macro_rules! rules {
             pub fn reads_first(&self) -> bool {
                 match self { $(AnyRule::$Rule(r) => r.reads_first()),* }
             }
-            /// See [`MemoryRule::write`].
-            pub fn write<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F]) {
-                match self { $(AnyRule::$Rule(r) => r.write(d, pos, x, state)),* }
+            /// The rule without its type.
+            // Inlined into another crate, it would compile every rule there once more; so would `Number::over`.
+            #[inline(never)]
+            pub fn erased(&self) -> &dyn erased::ErasedRule {
+                match self { $(AnyRule::$Rule(r) => r),* }
             }
-            /// See [`MemoryRule::write_backward`].
-            pub fn write_backward<F: Scalar>(
-                &self, d: Dims, pos: u64, x: &[&[F]], prev: &[F], dx: &mut [&mut [F]], dstate: &mut [F],
-            ) {
-                match self { $(AnyRule::$Rule(r) => r.write_backward(d, pos, x, prev, dx, dstate)),* }
-            }
-            /// See [`MemoryRule::read_backward`].
-            pub fn read_backward<F: Scalar>(
-                &self, d: Dims, pos: u64, x: &[&[F]], state: &[F], dy: &[F], dx: &mut [&mut [F]], dstate: &mut [F],
-            ) {
-                match self { $(AnyRule::$Rule(r) => r.read_backward(d, pos, x, state, dy, dx, dstate)),* }
-            }
-            /// See [`MemoryRule::read`].
-            pub fn read<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &[F], y: &mut [F]) {
-                match self { $(AnyRule::$Rule(r) => r.read(d, pos, x, state, y)),* }
-            }
-            /// See [`MemoryRule::step`].
-            pub fn step<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F], y: &mut [F]) {
-                match self { $(AnyRule::$Rule(r) => r.step(d, pos, x, state, y)),* }
-            }
-            /// See [`MemoryRule::step_backward`].
-            pub fn step_backward<F: Scalar>(
-                &self, d: Dims, pos: u64, x: &[&[F]], prev: &[F], dy: &[F], dx: &mut [&mut [F]], dstate: &mut [F],
-            ) {
-                match self { $(AnyRule::$Rule(r) => r.step_backward(d, pos, x, prev, dy, dx, dstate)),* }
+            /// The rule over one number type.
+            pub(crate) fn over<F: Scalar>(&self) -> &dyn erased::Over<F> {
+                match self { $(AnyRule::$Rule(r) => r),* }
             }
             /// Its kernels, and whether each can run here at this size.
             pub fn kernels(&self, d: Dims) -> Vec<KernelInfo> {
@@ -182,6 +151,18 @@ rules! {
     trellis::Trellis,
     tnt::Tnt,
 }
+
+macro_rules! numbers {
+    ($($F:ty),*) => {$(
+        impl Number for $F {
+            #[inline(never)]
+            fn over(rule: &AnyRule) -> &dyn erased::Over<$F> {
+                rule.over()
+            }
+        }
+    )*};
+}
+numbers!(f32, f64, Dual<f64>);
 
 /// One kernel as a table row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +226,32 @@ impl AnyRule {
             got: name.to_string(),
             known: Self::names().join(", "),
         })
+    }
+
+    /// See [`MemoryRule::write`].
+    pub fn write<F: Number>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F]) {
+        F::over(self).write(d, pos, x, state);
+    }
+    /// See [`MemoryRule::read`].
+    pub fn read<F: Number>(&self, d: Dims, pos: u64, x: &[&[F]], state: &[F], y: &mut [F]) {
+        F::over(self).read(d, pos, x, state, y);
+    }
+    /// See [`MemoryRule::step`].
+    pub fn step<F: Number>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F], y: &mut [F]) {
+        F::over(self).step(d, pos, x, state, y);
+    }
+    /// See [`MemoryRule::step_backward`].
+    pub fn step_backward<F: Number>(
+        &self,
+        d: Dims,
+        pos: u64,
+        x: &[&[F]],
+        prev: &[F],
+        dy: &[F],
+        dx: &mut [&mut [F]],
+        dstate: &mut [F],
+    ) {
+        F::over(self).step_backward(d, pos, x, prev, dy, dx, dstate);
     }
 
     /// Number of values in one head's state.

@@ -107,7 +107,7 @@ impl MemoryRule for Paced {
     fn write<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F]) {
         let (memory, error) = state.split_at_mut(state.len() / 2);
         let mut next = memory.to_vec();
-        self.rule.write(d, self.steps(pos), x, &mut next);
+        self.rule.over::<F>().write(d, self.steps(pos), x, &mut next);
         for ((e, &next), &now) in error.iter_mut().zip(&next).zip(&*memory) {
             *e += next - now;
         }
@@ -136,14 +136,14 @@ impl MemoryRule for Paced {
         }
         // E' = E + write(M) - M
         let mut dnext = derror.to_vec();
-        self.rule.write_backward(d, self.steps(pos), x, &prev[..prev.len() / 2], dx, &mut dnext);
+        self.rule.over::<F>().write_backward(d, self.steps(pos), x, &prev[..prev.len() / 2], dx, &mut dnext);
         for ((dm, &dnext), &de) in dmemory.iter_mut().zip(&dnext).zip(&*derror) {
             *dm += dnext - de;
         }
     }
 
     fn read<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &[F], y: &mut [F]) {
-        self.rule.read(d, self.steps(pos), x, &state[..state.len() / 2], y);
+        self.rule.over::<F>().read(d, self.steps(pos), x, &state[..state.len() / 2], y);
     }
 
     fn read_backward<F: Scalar>(
@@ -157,7 +157,7 @@ impl MemoryRule for Paced {
         dstate: &mut [F],
     ) {
         let half = state.len() / 2;
-        self.rule.read_backward(d, self.steps(pos), x, &state[..half], dy, dx, &mut dstate[..half]);
+        self.rule.over::<F>().read_backward(d, self.steps(pos), x, &state[..half], dy, dx, &mut dstate[..half]);
     }
 }
 

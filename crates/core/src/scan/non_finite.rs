@@ -1,6 +1,7 @@
 //! Where a memory first stops being a number.
 
 use super::{ScanShape, token};
+use crate::erased::Number;
 use crate::error::{Error, Result};
 use crate::rules::AnyRule;
 use crate::scalar::Scalar;
@@ -25,7 +26,7 @@ pub fn all_finite(values: &[f32]) -> bool {
 ///
 /// # Errors
 /// [`Error::NonFinite`] if there is such a place, and [`Error::Shape`] for buffers that do not fit.
-pub fn first_non_finite<F: Scalar>(rule: &AnyRule, s: ScanShape, inputs: &[&[F]], state: &[F]) -> Result<()> {
+pub fn first_non_finite<F: Number>(rule: &AnyRule, s: ScanShape, inputs: &[&[F]], state: &[F]) -> Result<()> {
     let (list, tensors, len) = (rule.inputs(), rule.state(s.dims), rule.state_len(s.dims));
     super::check(rule, s, inputs, state, &vec![F::zero(); s.heads * s.tokens * s.dims.dv])?;
     let mut unread = vec![F::zero(); s.dims.dv];

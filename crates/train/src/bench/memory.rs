@@ -3,9 +3,10 @@
 
 use super::harness::{Call, Case, Fault, Work};
 use super::inputs::{TOLERANCE, fault_within, numbers};
+use hecate_core::conformance::rounding;
 use hecate_core::ops::{Cpu, Ops, ScanKernel};
 use hecate_core::scan::{self, ScanShape, Write};
-use hecate_core::{Activation, AnyRule, Dims, Scalar, start_state};
+use hecate_core::{Activation, AnyRule, Dims, Number, Scalar, start_state};
 use serde_json::json;
 use std::cell::LazyCell;
 
@@ -188,59 +189,35 @@ fn against_reference(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) 
         scan.gradients.iter_mut().for_each(|x| x.fill(0.0));
         scan.forward(cpu, true);
         scan.backward(cpu);
-        let want = reference::<f64>(&scan, None);
+        let data = [&scan.inputs[..], std::slice::from_ref(&scan.start)].concat();
+        let want = reference::<f64>(&scan, &data);
+        let law: Vec<&[f64]> = want.iter().map(|x| &x[..]).collect();
         let got = [&scan.y, &scan.state, &scan.dstate].into_iter().chain(&scan.gradients);
         let within = |tolerance: f64, got: &[f32], want: &[f64]| {
             fault_within(tolerance, got.iter().copied().zip(want.iter().copied()))
         };
         // Slow, so it runs only where it is needed.
-        let losses = LazyCell::new(|| losses(&scan, &want));
+        let losses = LazyCell::new(|| rounding::losses(&data, &law, |data| reference(&scan, data)));
         got.zip(&want).enumerate().find_map(|(i, (got, want))| {
-            within(TOLERANCE, got, want).and_then(|_| within(TOLERANCE.max(ROUNDING * losses[i]), got, want))
+            within(TOLERANCE, got, want).and_then(|_| within(rounding::allowed(losses[i]), got, want))
         })
     })
 }
 
-/// How many times what the reference loses in `f32` a kernel may lose where that is more than the tolerance.
-const ROUNDING: f64 = 4.0;
-
-/// What the reference loses in `f32`, of the largest value: reads, state, gradient of the state, those of the inputs;
-/// the most of the calls and of two neighbours, whose numbers differ in their last bits.
-fn losses(scan: &Scan, want: &[Vec<f64>]) -> Vec<f64> {
-    let loss = |got: &[f32], want: &[f64]| {
-        let (mut scale, mut off) = (0.0_f64, 0.0_f64);
-        for (&got, &want) in got.iter().zip(want) {
-            (scale, off) = (scale.max(want.abs()), off.max((f64::from(got) - want).abs()));
-        }
-        off / scale.max(f64::MIN_POSITIVE)
-    };
-    let mut most = vec![0.0; want.len()];
-    for moved in [None, Some(0), Some(1)] {
-        let got = reference::<f32>(scan, moved);
-        let all = most.iter_mut().zip(&got).zip(want);
-        all.for_each(|((most, got), want): ((&mut f64, _), _)| *most = most.max(loss(got, want)));
-    }
-    most
-}
-
-/// The reference on what a call gets, every second number from `moved` on nearer to zero by a rounding: reads, state,
-/// gradient of the state, those of the inputs.
-fn reference<F: Scalar>(scan: &Scan, moved: Option<usize>) -> Vec<Vec<F>> {
+/// What the reference gives from the inputs and, as the last one, the start state of a call: reads, state, gradient of
+/// the state, those of the inputs.
+fn reference<F: Number>(scan: &Scan, data: &[Vec<f32>]) -> Vec<Vec<F>> {
     let (rule, s) = (&scan.rule, scan.shape);
-    let move_one = |(i, &x): (usize, &f32)| {
-        let by = if Some(i % 2) == moved { f64::from(f32::EPSILON) } else { 0.0 };
-        f64::from(x) * (1.0 - by)
-    };
-    let lift = |x: &[f32]| -> Vec<F> { x.iter().enumerate().map(|x| F::from_f64(move_one(x))).collect() };
-    let inputs: Vec<Vec<F>> = scan.inputs.iter().map(|x| lift(x)).collect();
+    let lift = |x: &Vec<f32>| -> Vec<F> { x.iter().map(|&x| F::from_f64(f64::from(x))).collect() };
+    let mut inputs: Vec<Vec<F>> = data.iter().map(lift).collect();
+    let mut state = inputs.pop().expect("the start is the last of the data");
     let inputs: Vec<&[F]> = inputs.iter().map(|x| &x[..]).collect();
-    let (mut state, mut dstate) = (lift(&scan.start), vec![F::zero(); scan.state.len()]);
+    let mut dstate = vec![F::zero(); state.len()];
     let (mut y, mut saved) = (vec![F::zero(); scan.y.len()], vec![F::zero(); scan.saved.len()]);
     scan::reference_forward(rule, s, &inputs, &mut state, &mut y, Some(&mut saved), Write::Yes);
     let mut gradients: Vec<Vec<F>> = inputs.iter().map(|x| vec![F::zero(); x.len()]).collect();
     let mut views: Vec<&mut [F]> = gradients.iter_mut().map(|x| &mut x[..]).collect();
-    let dy: Vec<F> = scan.dy.iter().map(|&x| F::from_f64(f64::from(x))).collect();
-    scan::reference_backward(rule, s, &inputs, &saved, &dy, &mut views, &mut dstate);
+    scan::reference_backward(rule, s, &inputs, &saved, &lift(&scan.dy), &mut views, &mut dstate);
     [y, state, dstate].into_iter().chain(gradients).collect()
 }
 

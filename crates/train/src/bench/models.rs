@@ -78,7 +78,7 @@ fn model(width: usize, context: usize, blocks: Vec<BlockConfig>) -> ModelConfig 
 }
 
 fn blocks(repeat: usize, mixer: MixerConfig, channel: ChannelConfig) -> Vec<BlockConfig> {
-    vec![BlockConfig { repeat, mixer, channel }]
+    vec![BlockConfig { repeat, mixer, channel, ..BlockConfig::default() }]
 }
 
 fn attention(heads: usize, window: usize) -> AttentionConfig {
@@ -104,7 +104,9 @@ pub(super) fn formula(config: &ModelConfig) -> String {
     let mixer = match config.blocks[0].mixer {
         MixerConfig::Attention(_) => "4 C keys",
         MixerConfig::Memory(_) => "rule",
-        MixerConfig::Mag(_) => "4 C keys + rule",
+        MixerConfig::Mag(_) | MixerConfig::Mal(_) => "4 C keys + rule",
+        MixerConfig::Mac(_) => "8 C keys + rule + read",
+        MixerConfig::None => "0",
     };
     format!("(2 weights + L ({mixer}))")
 }

@@ -6,7 +6,7 @@
 //! ```
 
 use hecate_core::{
-    About, AnyRule, ChunkForm, Dims, Input, MemoryRule, RuleVisitor, Scalar, StateTensor, input, named, named_mut,
+    About, AnyRule, ChunkForm, Dims, Input, MemoryRule, Number, Over, Scalar, StateTensor, input, named, named_mut,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,11 +22,19 @@ pub(super) enum Candidate {
 }
 
 impl Candidate {
-    /// Calls `visitor` with the rule's own type.
-    pub fn visit<V: RuleVisitor>(&self, visitor: V) -> V::Out {
+    /// The rule over one number type.
+    pub fn over<F: Number>(&self) -> &dyn Over<F> {
         match self {
-            Candidate::Registered(rule) => rule.visit(visitor),
-            Candidate::Dgd(rule) => visitor.visit(rule),
+            Candidate::Registered(rule) => F::over(rule),
+            Candidate::Dgd(rule) => rule,
+        }
+    }
+
+    /// What a token brings.
+    pub fn inputs(&self) -> Vec<Input> {
+        match self {
+            Candidate::Registered(rule) => rule.inputs(),
+            Candidate::Dgd(rule) => rule.inputs(),
         }
     }
 }

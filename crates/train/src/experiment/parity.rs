@@ -6,7 +6,7 @@ use super::memory::rule;
 use super::outcome::{Cell, Finding, Must, Table, mean};
 use super::dgd::{Candidate, Dgd};
 use super::{Experiment, Result};
-use hecate_core::{Dims, MemoryRule};
+use hecate_core::Dims;
 use serde_json::json;
 
 /// See the module text.
@@ -59,9 +59,8 @@ struct Write {
     number: f64,
 }
 
-impl hecate_core::RuleVisitor for Write {
-    type Out = f64;
-    fn visit<R: MemoryRule>(self, rule: &R) -> f64 {
+impl Write {
+    fn with(self, rule: &Candidate) -> f64 {
         let (one, zero, retain, rate) = ([1.0], [0.0], [self.retain], [self.rate]);
         let value = |name: &str| match name {
             "k" | "q" => &one,
@@ -72,7 +71,7 @@ impl hecate_core::RuleVisitor for Write {
         let inputs = rule.inputs();
         let x: Vec<&[f64]> = inputs.iter().map(|i| &value(i.name)[..]).collect();
         let mut state = [self.number];
-        rule.write(Dims::new(1, 1), 0, &x, &mut state);
+        rule.over().write(Dims::new(1, 1), 0, &x, &mut state);
         state[0]
     }
 }
@@ -96,7 +95,7 @@ impl Setup {
         for _ in 0..self.bits {
             let bit = draw.uniform() < 0.5;
             let (retain, rate) = if bit { (retain, rate) } else { (1.0, 0.0) };
-            number = rule.visit(Write { retain, rate, number });
+            number = Write { retain, rate, number }.with(rule);
             parity *= if bit { -1.0 } else { 1.0 };
             right += usize::from(number * parity > 0.0);
             exact &= number == parity;
@@ -107,7 +106,7 @@ impl Setup {
     fn measure(&self) -> Vec<Measured> {
         let grid: Vec<[f64; 2]> = (0..121).map(|i| [(i / 11) as f64 / 10.0, (i % 11) as f64 / 10.0]).collect();
         let one = |(_, rule): &(&str, Candidate)| {
-            let factor = |g: &[f64; 2]| rule.visit(Write { retain: g[0], rate: g[1], number: 1.0 });
+            let factor = |g: &[f64; 2]| Write { retain: g[0], rate: g[1], number: 1.0 }.with(rule);
             let runs = |g: &[f64; 2]| (0..self.seeds).map(|s| self.count(rule, *g, s)).collect::<Vec<_>>();
             // Most right prefixes first, then a magnitude near 1.
             let worth = |g: &[f64; 2]| {

@@ -137,7 +137,12 @@ mod tests {
 
     fn trainer() -> Trainer {
         let memory = MemoryConfig { heads: 1, ..MemoryConfig::default() };
-        let blocks = vec![BlockConfig { repeat: 1, mixer: MixerConfig::Memory(memory), channel: ChannelConfig::None }];
+        let blocks = vec![BlockConfig {
+            repeat: 1,
+            mixer: MixerConfig::Memory(memory),
+            channel: ChannelConfig::None,
+            ..BlockConfig::default()
+        }];
         let config =
             RunConfig { model: ModelConfig { width: 64, blocks, ..ModelConfig::default() }, ..RunConfig::default() };
         let stream = Stream::from_tokens("text", vec![1; 5000], vec![0], Boundary::Carry);

@@ -8,7 +8,6 @@ use super::figure::{Figure, Scale};
 use super::memory::rule;
 use super::outcome::{Cell, Finding, Must, Table, highest, lowest, mean};
 use super::{Experiment, Result};
-use hecate_core::{MemoryRule, RuleVisitor};
 use hecate_model::rng::Rng;
 use model::{Parity, Places, Sizes};
 use rayon::prelude::*;
@@ -103,9 +102,8 @@ fn start(sizes: Sizes, draw: &mut Rng) -> Vec<f64> {
     p
 }
 
-impl RuleVisitor for Train<'_> {
-    type Out = Scores;
-    fn visit<R: MemoryRule>(self, rule: &R) -> Scores {
+impl Train<'_> {
+    fn run(self, rule: &Candidate) -> Scores {
         let s = self.setup;
         let model = Parity { rule, sizes: s.sizes, keeps_all: self.keeps_all };
         let mut draw = rng("parity_trained", self.seed);
@@ -146,7 +144,7 @@ impl Setup {
     fn measure(&self) -> Vec<Vec<Scores>> {
         let one = |i: usize| {
             let entry = &self.entries[i / self.seeds];
-            entry.rule.visit(Train { setup: self, keeps_all: entry.keeps_all, seed: i % self.seeds })
+            Train { setup: self, keeps_all: entry.keeps_all, seed: i % self.seeds }.run(&entry.rule)
         };
         let all: Vec<Scores> = (0..self.entries.len() * self.seeds).into_par_iter().map(one).collect();
         all.chunks(self.seeds).map(<[_]>::to_vec).collect()

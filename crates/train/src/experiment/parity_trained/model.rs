@@ -4,7 +4,8 @@
 //! token, and a perceptron turns the read into two logits. The memory's start is learned. Since a token is one of two,
 //! everything before the memory is computed once per symbol.
 
-use hecate_core::{Dims, Input, MemoryRule, Scalar};
+use super::super::dgd::Candidate;
+use hecate_core::{Dims, Input, Number, Scalar};
 use std::ops::Range;
 
 /// Sizes: width of the memory, of the hidden layer of the head.
@@ -86,14 +87,14 @@ fn slot(input: &Input) -> usize {
 }
 
 /// The model over one rule.
-pub(super) struct Parity<'a, R> {
-    pub rule: &'a R,
+pub(super) struct Parity<'a> {
+    pub rule: &'a Candidate,
     pub sizes: Sizes,
     /// `retain` is 1, and nothing learns it.
     pub keeps_all: bool,
 }
 
-impl<R: MemoryRule> Parity<'_, R> {
+impl Parity<'_> {
     fn dims(&self) -> Dims {
         Dims::new(self.sizes.width, self.sizes.width)
     }
@@ -171,7 +172,7 @@ impl<R: MemoryRule> Parity<'_, R> {
             let mut y = vec![0.0; self.sizes.width];
             for (t, &bit) in string.iter().enumerate() {
                 let x: Vec<&[f64]> = inputs.iter().map(|i| &symbols[usize::from(bit)].final_[slot(i)][..]).collect();
-                self.rule.step(self.dims(), t as u64, &x, &mut state, &mut y);
+                self.rule.over().step(self.dims(), t as u64, &x, &mut state, &mut y);
                 odd ^= bit;
                 let (_, z) = self.head(&at, p, &y);
                 wrong += usize::from((z[1] > z[0]) != odd);
@@ -184,7 +185,7 @@ impl<R: MemoryRule> Parity<'_, R> {
     }
 
     /// Mean cross-entropy over all positions of all strings; adds its gradient into `g`.
-    pub fn loss<F: Scalar>(&self, p: &[F], strings: &[Vec<bool>], g: &mut [F]) -> F {
+    pub fn loss<F: Number>(&self, p: &[F], strings: &[Vec<bool>], g: &mut [F]) -> F {
         let at = Places::new(self.sizes);
         let symbols = [0, 1].map(|bit| self.symbol(&at, p, bit));
         let mut dsymbols = [0, 1].map(|_| [0, 1, 2, 3, 4].map(|i| vec![F::zero(); symbols[0].final_[i].len()]));
@@ -200,7 +201,7 @@ impl<R: MemoryRule> Parity<'_, R> {
     }
 
     /// One string, forward and backward.
-    fn string<F: Scalar>(
+    fn string<F: Number>(
         &self,
         at: &Places,
         p: &[F],
@@ -219,7 +220,7 @@ impl<R: MemoryRule> Parity<'_, R> {
         let (mut odd, mut loss) = (false, F::zero());
         for (t, &bit) in string.iter().enumerate() {
             let (mut state, mut y) = (states[t].clone(), vec![F::zero(); self.sizes.width]);
-            self.rule.step(dims, t as u64, &token(bit), &mut state, &mut y);
+            self.rule.over().step(dims, t as u64, &token(bit), &mut state, &mut y);
             states.push(state);
             odd ^= bit;
             let (l, dy) = self.label(at, p, &y, odd, weight, g);
@@ -231,7 +232,7 @@ impl<R: MemoryRule> Parity<'_, R> {
             let d = &mut dsymbols[usize::from(bit)];
             let mut dx: Vec<Vec<F>> = inputs.iter().map(|i| vec![F::zero(); i.width.of(dims)]).collect();
             let mut parts: Vec<&mut [F]> = dx.iter_mut().map(|x| &mut x[..]).collect();
-            self.rule.step_backward(dims, t as u64, &token(bit), &states[t], &dreads[t], &mut parts, &mut dstate);
+            self.rule.over().step_backward(dims, t as u64, &token(bit), &states[t], &dreads[t], &mut parts, &mut dstate);
             for (i, dx) in inputs.iter().zip(&dx) {
                 d[slot(i)].iter_mut().zip(dx).for_each(|(d, &x)| *d += x);
             }
@@ -263,11 +264,10 @@ impl<R: MemoryRule> Parity<'_, R> {
 mod tests {
     use super::super::super::dgd::Dgd;
     use super::*;
-    use hecate_core::Dual;
-    use hecate_core::rules::{DecayDelta, Delta};
+    use hecate_core::{AnyRule, Dual};
     use hecate_model::rng::Rng;
 
-    fn check<R: MemoryRule>(rule: &R, keeps_all: bool) {
+    fn check(rule: &Candidate, keeps_all: bool) {
         let model = Parity { rule, sizes: Sizes { width: 4, hidden: 3 }, keeps_all };
         let n = Places::new(model.sizes).len;
         let mut draw = Rng::new(3, "gradient");
@@ -279,14 +279,15 @@ mod tests {
         model.loss(&p, &strings, &mut g);
         let terms: Vec<f64> = g.iter().zip(&along).map(|(g, a)| g * a).collect();
         let (got, scale) = (terms.iter().sum::<f64>(), terms.iter().map(|t| t.abs()).sum::<f64>());
-        assert!((got - exact).abs() < 1e-12 * scale, "{}: {got} {exact}", R::NAME);
+        assert!((got - exact).abs() < 1e-12 * scale, "{rule:?}: {got} {exact}");
     }
 
     #[test]
     fn the_gradient_of_the_whole_model_is_exact() {
-        check(&Dgd {}, false);
-        check(&Dgd {}, true);
-        check(&DecayDelta {}, false);
-        check(&Delta {}, true);
+        let registered = |name| Candidate::Registered(AnyRule::named(name).expect("the rule is registered"));
+        check(&Candidate::Dgd(Dgd {}), false);
+        check(&Candidate::Dgd(Dgd {}), true);
+        check(&registered("decay_delta"), false);
+        check(&registered("delta"), true);
     }
 }
