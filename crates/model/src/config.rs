@@ -264,7 +264,6 @@ pub struct MacConfig {
     /// The memory; `heads * value_width` is the width of the stream.
     pub memory: MemoryConfig,
     /// Learned rows that stand in every segment and are never written.
-    #[serde(skip_serializing_if = "is_zero")]
     pub persistent: usize,
 }
 

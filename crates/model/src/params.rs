@@ -20,6 +20,8 @@ pub enum Kind {
     Conv,
     /// What a memory starts from: not decayed, since zero may be a dead start.
     Start,
+    /// Rows before a sequence: not decayed, they are tokens.
+    Persistent,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             Kind::Gate => "gate",
             Kind::Conv => "conv",
             Kind::Start => "start",
+            Kind::Persistent => "persistent",
         }
     }
     /// Whether weight decay applies.

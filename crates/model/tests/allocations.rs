@@ -61,7 +61,7 @@ fn decoding_allocates_nothing_after_warm_up() {
             decode(300);
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             decode(300);
-            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{name}");
+            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{name} in {:?}", model.config().blocks[0]);
         }
     }
 }

@@ -42,7 +42,7 @@ fn mechanisms() -> Vec<AnyRule> {
 fn levels(combine: CombineConfig) -> MemoryConfig {
     let level = |rule: &str, period| LevelConfig { rule: Some(named(rule)), period: Some(period) };
     let levels = vec![level("titans", 1), level("titans_mlp", 2), level("gated_delta", 3)];
-    MemoryConfig { levels, combine, ..memory(named("titans")) }
+    MemoryConfig { levels, combine, ..memory(named("titans_mlp")) }
 }
 
 /// Every mixer that takes a memory, with this one; segments and calls end at different tokens.
@@ -166,9 +166,10 @@ fn every_parameter_is_alive_at_its_default_start() {
         let model = Model::new(&config).unwrap();
         let params: Params<f64> = model.params().init(5);
         let [start, middle] = [0, 6].map(|before| run(&Reference::<f64>::new(), &model, &params, before).1);
-        for spec in &model.params().specs {
+        for spec in model.params().specs.iter().filter(|spec| !spec.range.is_empty()) {
             let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
-            let grads = if spec.kind == Kind::Start { &start } else { &middle };
+            let first = matches!(spec.kind, Kind::Start | Kind::Persistent);
+            let grads = if first { &start } else { &middle };
             // Relative effect: how much the loss moves when the tensor moves by its own size.
             let effect = norm(&grads[spec.range.clone()]) * norm(&params.data[spec.range.clone()]).max(1e-2);
             assert!(effect > 1e-4, "{} has no effect ({effect:e}) in {:?}", spec.name, config.blocks);

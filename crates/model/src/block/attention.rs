@@ -4,6 +4,7 @@ use super::{Builder, Call};
 use crate::config::AttentionConfig;
 use crate::pool::{Pool, fit};
 use crate::state::Content;
+use hecate_core::Scalar;
 use hecate_core::ops::{AttentionShape, HeadShape, KEY_BLOCK, Ops, attention};
 use std::ops::Range;
 
@@ -196,6 +197,11 @@ impl Attention {
         for buffer in [dy, dq, dk, dv] {
             pool.give(buffer);
         }
+    }
+
+    /// Forgets all keys: what comes next stands at position 0.
+    pub fn clear<F: Scalar>(&self, state: &mut [F]) {
+        state[self.keys.start..self.values.end].fill(F::zero());
     }
 
     fn cache<'s, F>(&self, state: &'s mut [F]) -> (&'s mut [F], &'s mut [F]) {

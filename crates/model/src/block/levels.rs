@@ -48,6 +48,11 @@ impl<F> LevelsTape<F> {
 impl Levels {
     /// `part` is the prefix of the parameters' names; states are called `memory`.
     pub fn new(b: &mut Builder<'_>, config: &MemoryConfig, part: &str) -> Self {
+        Self::with_query_taps(b, config, part, config.conv)
+    }
+
+    /// With another convolution on queries: none where every read skips it.
+    pub fn with_query_taps(b: &mut Builder<'_>, config: &MemoryConfig, part: &str, query_taps: usize) -> Self {
         let (heads, dims, taps) = (config.heads, config.dims(b.width), config.conv);
         let rules = config.rules();
         let several = rules.len() > 1;
@@ -61,7 +66,7 @@ impl Levels {
                 true => format!("{name}.levels.{level}"),
                 false => name.to_string(),
             });
-            list.push(Memory::new(b, &Wanted { rule: &rule, heads, dims, taps, level, part, state }));
+            list.push(Memory::new(b, &Wanted { rule: &rule, heads, dims, taps, query_taps, level, part, state }));
         }
         let k = list.len();
         let learned = several && config.combine == CombineConfig::Learned;

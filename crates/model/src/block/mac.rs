@@ -105,7 +105,9 @@ impl Mac {
         let persistent = Persistent::new(b, "mixer", config.persistent);
         let seen = config.persistent + 2 * config.segment;
         let attention = Attention::new(b, &config.attention_over(seen), "mixer.attention", false);
-        let levels = Levels::new(b, &config.memory, "mixer.memory");
+        // The printed form reads by queries without a convolution alone.
+        let query_taps = if config.causal { config.memory.conv } else { 0 };
+        let levels = Levels::with_query_taps(b, &config.memory, "mixer.memory", query_taps);
         let inner = attention.inner();
         let mut snapshots = Vec::new();
         for (l, memory) in levels.list.iter().enumerate() {
@@ -196,6 +198,9 @@ impl Mac {
                 state.copy_within(memory.state(), self.snapshots[l].start);
             }
             fit(&mut tape.snapshots[l], self.snapshots[l].len()).copy_from_slice(&state[self.snapshots[l].clone()]);
+        }
+        if self.phase(call) == 0 {
+            self.attention.clear(state);
         }
         self.look(call, x, &mut tape.snapshots, &mut tape.slots)?;
         norm(&self.slot_scale, &tape.slots.merged, fit(&mut tape.slots_normed, n * inner));

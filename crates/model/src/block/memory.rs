@@ -35,8 +35,9 @@ pub(super) struct Wanted<'a> {
     pub rule: &'a AnyRule,
     pub heads: usize,
     pub dims: Dims,
-    /// Taps of the short convolution.
+    /// Taps of the short convolution, and of that on queries.
     pub taps: usize,
+    pub query_taps: usize,
     /// Level, from 0.
     pub level: usize,
     /// Names of its parameters and of its state, after the block's prefix.
@@ -58,6 +59,7 @@ pub(super) struct Flow<F> {
 pub(super) struct Projected {
     width: usize,
     unit: bool,
+    taps: usize,
     pub weight: Range<usize>,
     conv: Range<usize>,
     tail: Range<usize>,
@@ -76,7 +78,6 @@ pub(crate) struct Memory {
     pub(super) rule: AnyRule,
     pub(super) heads: usize,
     dims: Dims,
-    taps: usize,
     pub(super) slots: Vec<Slot>,
     pub(super) projected: Vec<Projected>,
     pub(super) gates: Vec<GateSpec>,
@@ -108,7 +109,7 @@ impl<F> MemoryTape<F> {
 
 impl Memory {
     pub fn new(b: &mut Builder<'_>, wanted: &Wanted<'_>) -> Self {
-        let &Wanted { rule, heads, dims, taps, level, ref part, .. } = wanted;
+        let &Wanted { rule, heads, dims, level, ref part, .. } = wanted;
         let (list, tensors) = (rule.inputs(), rule.state(dims));
         let (gates, bias) = gate_specs(&list, dims, heads);
         let mut memory = Self {
@@ -117,7 +118,6 @@ impl Memory {
             rule: rule.clone(),
             heads,
             dims,
-            taps,
             slots: Vec::new(),
             projected: Vec::new(),
             gates,
@@ -156,10 +156,11 @@ impl Memory {
         self.slots.push(Slot::Projected);
         let weight = b.weight(&format!("{part}.{}", input.name), b.width, inner);
         let conv_name = format!("{}.{part}.{}.conv", b.prefix, input.name);
-        let conv = b.params.add(conv_name, &[self.taps, inner], Kind::Conv, Init::NewestTap(0.2));
+        let taps = if input.name == "q" { wanted.query_taps } else { wanted.taps };
+        let conv = b.params.add(conv_name, &[taps, inner], Kind::Conv, Init::NewestTap(0.2));
         let tail_name = format!("{}.{}.{}.tail", b.prefix, wanted.state, input.name);
-        let tail = b.state.add(tail_name, Content::Tensor(vec![self.taps.saturating_sub(1), inner]));
-        self.projected.push(Projected { width, unit, weight, conv, tail });
+        let tail = b.state.add(tail_name, Content::Tensor(vec![taps.saturating_sub(1), inner]));
+        self.projected.push(Projected { width, unit, taps, weight, conv, tail });
     }
 
     pub fn info(&self) -> MemoryInfo {
@@ -179,7 +180,7 @@ impl Memory {
 
     pub(super) fn conv_shape(&self, p: &Projected, tokens: usize) -> ConvShape {
         let heads = HeadShape { tokens, heads: self.heads, width: p.width };
-        ConvShape { heads, taps: self.taps, unit: p.unit }
+        ConvShape { heads, taps: p.taps, unit: p.unit }
     }
 
     pub(super) fn scan_shape(&self, call_tokens: usize, pos: u64) -> ScanShape {
@@ -207,7 +208,7 @@ impl Memory {
             if call.record {
                 fit(&mut tape.tails[i], p.tail.len()).copy_from_slice(&state[p.tail.clone()]);
             }
-            conv::push_tail(channels, self.taps, pre, &mut state[p.tail.clone()]);
+            conv::push_tail(channels, p.taps, pre, &mut state[p.tail.clone()]);
         }
         call.linear(&self.gate_weight, x, fit(&mut tape.gate_pre, tokens * self.gate_bias.len()));
         let bias = &call.params[self.gate_bias.clone()];
@@ -342,7 +343,7 @@ impl Memory {
         pool: &mut Pool<O::F>,
     ) {
         let p = &self.projected[i];
-        let (tokens, before) = (call.tokens, self.taps - 1);
+        let (tokens, before) = (call.tokens, p.taps - 1);
         let s = self.conv_shape(p, before + tokens);
         let mut x = pool.take(s.heads.len());
         x[..dtail.len()].copy_from_slice(&tape.tails[i]);

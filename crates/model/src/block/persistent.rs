@@ -38,7 +38,7 @@ impl Persistent {
         }
         // Of the size that the normed stream has.
         let name = format!("{}.{part}.persistent", b.prefix);
-        Self { count, rows: b.params.add(name, &[count, b.width], Kind::Start, Init::Normal(1.0)) }
+        Self { count, rows: b.params.add(name, &[count, b.width], Kind::Persistent, Init::Normal(1.0)) }
     }
 
     /// Rows that stand before the sequence.
