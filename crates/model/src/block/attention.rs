@@ -22,6 +22,8 @@ pub(crate) struct Attention {
     v: Range<usize>,
     /// Present where attention stands alone and projects its own way out.
     out: Option<Range<usize>>,
+    /// Rows of one serving call that the ring has room for besides the window.
+    serve: usize,
     /// Ring of the state, in slots.
     ring: usize,
     keys: Range<usize>,
@@ -45,20 +47,22 @@ impl<F> AttentionTape<F> {
 }
 
 impl Attention {
-    pub fn new(b: &mut Builder<'_>, config: &AttentionConfig, part: &str, alone: bool) -> Self {
+    /// `extra` rows may come on top of the tokens of a serving call.
+    pub fn new(b: &mut Builder<'_>, config: &AttentionConfig, part: &str, alone: bool, extra: usize) -> Self {
         let (heads, width) = (config.heads, config.head_width(b.width));
         let kv_heads = config.kv_heads.unwrap_or(heads);
         let q = b.weight(&format!("{part}.q"), b.width, heads * width);
         let k = b.weight(&format!("{part}.k"), b.width, kv_heads * width);
         let v = b.weight(&format!("{part}.v"), b.width, kv_heads * width);
         let out = alone.then(|| b.weight_out(&format!("{part}.out"), heads * width));
-        let ring = AttentionShape::ring_for(config.window(), SERVE_TOKENS);
+        let serve = SERVE_TOKENS + extra;
+        let ring = AttentionShape::ring_for(config.window(), serve);
         let blocks = ring / KEY_BLOCK;
         let name = format!("{}.attention", b.prefix);
         let keys = b.state.add(format!("{name}.keys"), Content::Tensor(vec![kv_heads, blocks, width, KEY_BLOCK]));
         let values = b.state.add(format!("{name}.values"), Content::Tensor(vec![kv_heads, blocks, KEY_BLOCK, width]));
         let (window, base) = (config.window(), config.rope_base);
-        Self { heads, kv_heads, width, window, base, q, k, v, out, ring, keys, values }
+        Self { heads, kv_heads, width, window, base, q, k, v, out, serve, ring, keys, values }
     }
 
     /// Width of what it gives: all heads side by side.
@@ -135,7 +139,7 @@ impl Attention {
         let (y, lse) = (fit(&mut tape.y, all), fit(&mut tape.lse, self.heads * tokens));
         let kept = self.shape(tokens, call.pos, self.ring);
         let (keys, values) = self.cache(state);
-        if !call.record && tokens <= SERVE_TOKENS {
+        if !call.record && tokens <= self.serve {
             attention::store(kept, &k, &v, keys, values);
             call.ops.attention_forward(kept, &tape.q, keys, values, y, lse);
         } else {

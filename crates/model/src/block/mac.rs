@@ -13,7 +13,7 @@
 //! learns from those behind it. The persistent rows P stand in every segment and are never written. Positions count
 //! from the start of the segment; a slot has that of its token, P has none.
 
-use super::attention::{Attention, AttentionTape};
+use super::attention::{Attention, AttentionTape, SERVE_TOKENS};
 use super::levels::{Levels, LevelsTape};
 use super::look::LookTape;
 use super::memory::Flow;
@@ -104,7 +104,8 @@ impl Mac {
     pub fn new(b: &mut Builder<'_>, config: &MacConfig) -> Self {
         let persistent = Persistent::new(b, "mixer", config.persistent);
         let seen = config.persistent + 2 * config.segment;
-        let attention = Attention::new(b, &config.attention_over(seen), "mixer.attention", false);
+        let attention =
+            Attention::new(b, &config.attention_over(seen), "mixer.attention", false, config.persistent + SERVE_TOKENS);
         // The printed form reads by queries without a convolution alone.
         let query_taps = if config.causal { config.memory.conv } else { 0 };
         let levels = Levels::with_query_taps(b, &config.memory, "mixer.memory", query_taps);

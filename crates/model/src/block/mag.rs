@@ -41,7 +41,7 @@ impl<F> MagTape<F> {
 
 impl Mag {
     pub fn new(b: &mut Builder<'_>, config: &MagConfig) -> Self {
-        let attention = Attention::new(b, &config.attention, "mixer.attention", false);
+        let attention = Attention::new(b, &config.attention, "mixer.attention", false, 0);
         let levels = Levels::new(b, &config.memory, "mixer.memory");
         let inner = attention.inner();
         let attention_scale = b.norm("mixer.attention_norm", inner);

@@ -42,7 +42,7 @@ impl Mal {
     pub fn new(b: &mut Builder<'_>, config: &MalConfig) -> Self {
         Self {
             memory: Alone::new(b, &config.memory, "mixer.memory"),
-            attention: Attention::new(b, &config.attention, "mixer.attention", true),
+            attention: Attention::new(b, &config.attention, "mixer.attention", true, config.persistent),
             persistent: Persistent::new(b, "mixer", config.persistent),
             scale: b.norm("mixer.memory_norm", b.width),
         }

@@ -194,7 +194,7 @@ impl Block {
     pub fn new(b: &mut Builder<'_>, config: &BlockConfig) -> Self {
         let mixer_norm = if config.mixer == MixerConfig::None { 0..0 } else { b.norm("mixer_norm", b.width) };
         let mixer = match &config.mixer {
-            MixerConfig::Attention(a) => Mixer::Attention(Attention::new(b, a, "mixer", true)),
+            MixerConfig::Attention(a) => Mixer::Attention(Attention::new(b, a, "mixer", true, 0)),
             MixerConfig::Memory(m) => Mixer::Memory(Alone::new(b, m, "mixer")),
             MixerConfig::Mag(g) => Mixer::Mag(Mag::new(b, g)),
             MixerConfig::Mal(l) => Mixer::Mal(Mal::new(b, l)),
