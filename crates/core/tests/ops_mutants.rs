@@ -2,7 +2,7 @@
 
 use hecate_core::conformance::ops::{KERNEL_TOLERANCE, OpCase, check_exact, measure, small_cases};
 use hecate_core::ops::{
-    AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Reference,
+    AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix, Reference,
 };
 use hecate_core::scan::{ScanShape, Write};
 use hecate_core::{AnyRule, Dual, Result, Scalar};
@@ -29,6 +29,8 @@ enum Wrong {
     RopeTurnsOn,
     AttentionForgetsOldKeys,
     AttentionSeesOneKeyMore,
+    AttentionForgetsThePrefix,
+    PrefixLeavesTheWindow,
     MergeAddsTwice,
     GatedNormForgetsTheGate,
     SigmoidGateSwaps,
@@ -37,7 +39,7 @@ enum Wrong {
     ScanForgetsTheState,
 }
 
-const ALL: [Wrong; 19] = [
+const ALL: [Wrong; 21] = [
     Wrong::EmbeddingOverwrites,
     Wrong::LinearForgetsAnEntry,
     Wrong::TransposedIsOff,
@@ -51,6 +53,8 @@ const ALL: [Wrong; 19] = [
     Wrong::RopeTurnsOn,
     Wrong::AttentionForgetsOldKeys,
     Wrong::AttentionSeesOneKeyMore,
+    Wrong::AttentionForgetsThePrefix,
+    Wrong::PrefixLeavesTheWindow,
     Wrong::MergeAddsTwice,
     Wrong::GatedNormForgetsTheGate,
     Wrong::SigmoidGateSwaps,
@@ -84,7 +88,9 @@ impl<F: Scalar> Ops for Mutant<F> {
         conv_forward(s: ConvShape, x: In<F>, w: In<F>, tail: In<F>, y: Out<F>);
         gates_forward(gates: &[GateSpec], tokens: usize, heads: usize, pre: In<F>, bias: In<F>, out: Out<F>);
         rope_forward(s: HeadShape, table: In<F>, x: In<F>, y: Out<F>);
-        attention_forward(s: AttentionShape, q: In<F>, keys: In<F>, values: In<F>, y: Out<F>, lse: Out<F>);
+        attention_forward(
+            s: AttentionShape, q: In<F>, keys: In<F>, values: In<F>, prefix: Prefix<In<F>>, y: Out<F>, lse: Out<F>
+        );
         merge_forward(s: HeadShape, x: In<F>, y: Out<F>);
         gated_norm_forward(s: HeadShape, x: In<F>, scale: In<F>, g: In<F>, y: Out<F>);
         sigmoid_gate_forward(a: In<F>, b: In<F>, y: Out<F>);
@@ -181,19 +187,39 @@ impl<F: Scalar> Ops for Mutant<F> {
         q: In<F>,
         keys: In<F>,
         values: In<F>,
+        prefix: Prefix<In<F>>,
         y: In<F>,
         lse: In<F>,
         dy: In<F>,
         dq: Out<F>,
         dk: Out<F>,
         dv: Out<F>,
+        dprefix: Prefix<Out<F>>,
     ) {
         let window = match self.wrong {
             Wrong::AttentionForgetsOldKeys => s.window.min(2),
             Wrong::AttentionSeesOneKeyMore => s.window + 1,
             _ => s.window,
         };
-        self.right.attention_backward(AttentionShape { window, ..s }, q, keys, values, y, lse, dy, dq, dk, dv);
+        let s = AttentionShape { window, ..s };
+        let [mut prefix_k, mut prefix_v] = [zeros(prefix.keys), zeros(prefix.values)];
+        let unused = Prefix { keys: &mut prefix_k[..], values: &mut prefix_v[..] };
+        match self.wrong {
+            Wrong::AttentionForgetsThePrefix => {
+                let (s, none) = (AttentionShape { prefix: 0, ..s }, Prefix::default());
+                self.right.attention_backward(s, q, keys, values, none, y, lse, dy, dq, dk, dv, Prefix::default());
+            }
+            Wrong::PrefixLeavesTheWindow => {
+                self.right.attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, unused);
+                // As if it stood right before the stream: queries beyond the window give it nothing.
+                let far = |row: usize| s.pos + (row % s.tokens) as u64 >= s.window as u64;
+                let near = dy.iter().enumerate().map(|(i, &dy)| if far(i / s.width) { F::zero() } else { dy });
+                let near: Vec<F> = near.collect();
+                let [dq, dk, dv] = &mut [zeros(q), zeros(dk), zeros(dv)];
+                self.right.attention_backward(s, q, keys, values, prefix, y, lse, &near, dq, dk, dv, dprefix);
+            }
+            _ => self.right.attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, dprefix),
+        }
     }
     fn merge_backward(&self, s: HeadShape, dy: In<F>, dx: Out<F>) {
         if self.wrong == Wrong::MergeAddsTwice {

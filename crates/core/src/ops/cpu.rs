@@ -1,7 +1,7 @@
 //! [`Cpu`]: every op on `f32` kernels.
 
 use super::embedding::embedding_forward;
-use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops};
+use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix};
 use crate::error::Result;
 use crate::kernel::KernelChoice;
 use crate::kernels::gemm::{MatMut, MatRef, Start, product};
@@ -213,10 +213,11 @@ impl Ops for Cpu {
         q: &[f32],
         keys: &[f32],
         values: &[f32],
+        prefix: Prefix<&[f32]>,
         y: &mut [f32],
         lse: &mut [f32],
     ) {
-        attention::forward(self.isa, self.parallel, s, [q, keys, values], y, lse);
+        attention::forward(self.isa, self.parallel, s, q, attention::Store { keys, values, prefix }, y, lse);
     }
     fn attention_backward(
         &self,
@@ -224,15 +225,18 @@ impl Ops for Cpu {
         q: &[f32],
         keys: &[f32],
         values: &[f32],
+        prefix: Prefix<&[f32]>,
         y: &[f32],
         lse: &[f32],
         dy: &[f32],
         dq: &mut [f32],
         dk: &mut [f32],
         dv: &mut [f32],
+        dprefix: Prefix<&mut [f32]>,
     ) {
-        let d = attention::Gradients { dq, dk, dv };
-        attention::backward(self.isa, self.parallel, s, [q, keys, values, y, lse, dy], d);
+        let store = attention::Store { keys, values, prefix };
+        let d = attention::Gradients { dq, dk, dv, dprefix };
+        attention::backward(self.isa, self.parallel, s, store, [q, y, lse, dy], d);
     }
 
     fn merge_forward(&self, s: HeadShape, x: &[f32], y: &mut [f32]) {

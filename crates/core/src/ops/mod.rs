@@ -81,7 +81,9 @@ pub struct ConvShape {
 /// Keys per block of the attention cache.
 pub const KEY_BLOCK: usize = 64;
 
-/// Extent of causal attention over a cache of keys and values.
+/// Extent of causal attention over a prefix and a cache of keys and values.
+///
+/// The prefix does not live in the cache: every call brings it, see [`Prefix`].
 ///
 /// Key `p` (an absolute position) lies in slot `p % ring`. The cache is cut into blocks of [`KEY_BLOCK`] slots:
 /// keys `[kv_heads, ring / KEY_BLOCK, D, KEY_BLOCK]` (each block transposed), values
@@ -99,6 +101,8 @@ pub struct AttentionShape {
     pub width: usize,
     /// A query at `i` sees keys `j <= i` with `i - j < window`.
     pub window: usize,
+    /// Keys that every query sees besides, wherever it stands; may be 0.
+    pub prefix: usize,
     /// Absolute position of the first query.
     pub pos: u64,
     /// Slots per key head: a multiple of [`KEY_BLOCK`] that holds the window of every query of the call,
@@ -115,6 +119,10 @@ impl AttentionShape {
     pub fn cache_len(&self) -> usize {
         self.kv_heads * self.ring * self.width
     }
+    /// Values in the keys of the prefix, and in its values.
+    pub fn prefix_len(&self) -> usize {
+        self.kv_heads * self.prefix * self.width
+    }
     /// Index of component `c` of key `p` of key head `h` in the key cache.
     pub fn key_index(&self, h: usize, p: u64, c: usize) -> usize {
         let slot = (p % self.ring as u64) as usize;
@@ -129,6 +137,18 @@ impl AttentionShape {
     pub fn first_key(&self, t: usize) -> u64 {
         (self.pos + t as u64 + 1).saturating_sub(self.window as u64)
     }
+}
+
+/// Keys and values that every query of a call sees, `[kv_heads, prefix, D]` each, or the gradients of both. The
+/// default is the empty one.
+///
+/// Persistent memory [Titans v1 eq.19]: parameters, so that no call keeps them for the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Prefix<S> {
+    /// Keys. They have no position: nothing is rotated here.
+    pub keys: S,
+    /// Values.
+    pub values: S,
 }
 
 /// Channel non-linearities of an MLP.
@@ -248,13 +268,15 @@ pub trait Ops: Sync {
     fn rope_backward(&self, s: HeadShape, table: &[Self::F], dy: &[Self::F], dx: &mut [Self::F]);
 
     /// Softmax attention, scaled by `1 / sqrt(D)`: `q, y [heads, T, D]`, caches as in [`AttentionShape`] with the
-    /// call's own keys already stored; `lse [heads, T]` receives log-sum-exp for the backward pass.
+    /// call's own keys already stored, the prefix in front of them; `lse [heads, T]` receives log-sum-exp for the
+    /// backward pass.
     fn attention_forward(
         &self,
         s: AttentionShape,
         q: &[Self::F],
         keys: &[Self::F],
         values: &[Self::F],
+        prefix: Prefix<&[Self::F]>,
         y: &mut [Self::F],
         lse: &mut [Self::F],
     );
@@ -266,12 +288,14 @@ pub trait Ops: Sync {
         q: &[Self::F],
         keys: &[Self::F],
         values: &[Self::F],
+        prefix: Prefix<&[Self::F]>,
         y: &[Self::F],
         lse: &[Self::F],
         dy: &[Self::F],
         dq: &mut [Self::F],
         dk: &mut [Self::F],
         dv: &mut [Self::F],
+        dprefix: Prefix<&mut [Self::F]>,
     );
 
     /// Turns heads `x [H, T, D]` back to tokens `y [T, H * D]`.

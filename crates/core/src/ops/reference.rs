@@ -10,7 +10,7 @@ use super::loss::{cross_entropy_backward, cross_entropy_forward};
 use super::mlp::{mlp_backward, mlp_forward};
 use super::norm::{gated_norm_backward, gated_norm_forward, rms_norm_backward, rms_norm_forward};
 use super::rope::{rope_backward, rope_forward};
-use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops};
+use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix};
 use crate::error::Result;
 use crate::rules::AnyRule;
 use crate::scalar::Scalar;
@@ -91,8 +91,17 @@ impl<F: Scalar> Ops for Reference<F> {
     fn rope_backward(&self, s: HeadShape, table: &[F], dy: &[F], dx: &mut [F]) {
         rope_backward(s, table, dy, dx);
     }
-    fn attention_forward(&self, s: AttentionShape, q: &[F], keys: &[F], values: &[F], y: &mut [F], lse: &mut [F]) {
-        attention_forward(s, q, keys, values, y, lse);
+    fn attention_forward(
+        &self,
+        s: AttentionShape,
+        q: &[F],
+        keys: &[F],
+        values: &[F],
+        prefix: Prefix<&[F]>,
+        y: &mut [F],
+        lse: &mut [F],
+    ) {
+        attention_forward(s, q, keys, values, prefix, y, lse);
     }
     fn attention_backward(
         &self,
@@ -100,14 +109,16 @@ impl<F: Scalar> Ops for Reference<F> {
         q: &[F],
         keys: &[F],
         values: &[F],
+        prefix: Prefix<&[F]>,
         y: &[F],
         lse: &[F],
         dy: &[F],
         dq: &mut [F],
         dk: &mut [F],
         dv: &mut [F],
+        dprefix: Prefix<&mut [F]>,
     ) {
-        attention_backward(s, q, keys, values, y, lse, dy, dq, dk, dv);
+        attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, dprefix);
     }
     fn merge_forward(&self, s: HeadShape, x: &[F], y: &mut [F]) {
         merge_forward(s, x, y);

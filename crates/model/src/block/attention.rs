@@ -4,7 +4,7 @@ use super::{Builder, Call};
 use crate::config::AttentionConfig;
 use crate::pool::{Pool, fit};
 use crate::state::Content;
-use hecate_core::ops::{AttentionShape, HeadShape, KEY_BLOCK, Ops, attention};
+use hecate_core::ops::{AttentionShape, HeadShape, KEY_BLOCK, Ops, Prefix, attention};
 use std::ops::Range;
 
 /// Tokens of one serving call that the state's ring has room for besides the window.
@@ -68,7 +68,7 @@ impl Attention {
 
     fn shape(&self, tokens: usize, pos: u64, ring: usize) -> AttentionShape {
         let Self { heads, kv_heads, width, window, .. } = *self;
-        AttentionShape { tokens, heads, kv_heads, width, window, pos, ring }
+        AttentionShape { tokens, heads, kv_heads, width, window, prefix: 0, pos, ring }
     }
 
     fn head_shape(&self, tokens: usize, heads: usize) -> HeadShape {
@@ -137,14 +137,14 @@ impl Attention {
         let (keys, values) = self.cache(state);
         if !call.record && tokens <= SERVE_TOKENS {
             attention::store(kept, &k, &v, keys, values);
-            call.ops.attention_forward(kept, &tape.q, keys, values, y, lse);
+            call.ops.attention_forward(kept, &tape.q, keys, values, Prefix::default(), y, lse);
         } else {
             // A training call is longer than the state's ring: attend over a ring of its own, kept for the way back.
             let own = self.shape(tokens, call.pos, AttentionShape::ring_for(self.window, tokens));
             let (own_keys, own_values) = (fit(&mut tape.keys, own.cache_len()), fit(&mut tape.values, own.cache_len()));
             attention::carry(self.shape(0, call.pos, self.ring), keys, values, own.ring, own_keys, own_values);
             attention::store(own, &k, &v, own_keys, own_values);
-            call.ops.attention_forward(own, &tape.q, own_keys, own_values, y, lse);
+            call.ops.attention_forward(own, &tape.q, own_keys, own_values, Prefix::default(), y, lse);
             attention::carry(own, own_keys, own_values, kept.ring, keys, values);
         }
         call.ops.merge_forward(self.head_shape(tokens, self.heads), &tape.y, merged);
@@ -176,12 +176,14 @@ impl Attention {
             &tape.q,
             &tape.keys,
             &tape.values,
+            Prefix::default(),
             &tape.y,
             &tape.lse,
             &dy,
             &mut dq,
             &mut dk,
             &mut dv,
+            Prefix::default(),
         );
         let empty: &[O::F] = &[];
         for (w, heads, table, dhead) in [

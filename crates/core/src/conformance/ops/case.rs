@@ -3,7 +3,8 @@
 use super::super::random::Random;
 use super::{EXACT_SCAN_TOLERANCE, EXACT_TOLERANCE};
 use crate::ops::{
-    AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Reference, attention, gate_specs, rope,
+    AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix, Reference, attention,
+    gate_specs, rope,
 };
 use crate::rule::{Activation, Start, StateTensor, start_state};
 use crate::rules::AnyRule;
@@ -54,7 +55,7 @@ pub enum OpCase {
     },
     /// The turn from tokens to heads: rotary positions with an empty table.
     Turn(HeadShape),
-    /// Attention over a filled cache.
+    /// Attention over a prefix and a filled cache.
     Attention(AttentionShape),
     /// The turn from heads to tokens.
     Merge(HeadShape),
@@ -186,7 +187,9 @@ impl OpCase {
                 let (queries, own) = (s.heads * s.tokens * s.width, s.kv_heads * s.tokens * s.width);
                 let (q, k, v) = (added("q", queries), added("k", own), added("v", own));
                 let old = s.kv_heads * past(s) * s.width;
-                vec![q, k, v, constant("old_k", random.values(old)), constant("old_v", random.values(old))]
+                let prefix = [added("prefix_k", s.prefix_len()), added("prefix_v", s.prefix_len())];
+                let old = ["old_k", "old_v"].map(|name| constant(name, random.values(old)));
+                [q, k, v].into_iter().chain(prefix).chain(old).collect()
             }
             Self::GatedNorm(s) => {
                 vec![added("x", s.len()), added("scale", s.heads * s.width), added("g", s.len())]
@@ -219,10 +222,11 @@ impl OpCase {
             }
             (&Self::Rope { shape, .. }, [table, x]) => single(x.len(), |y| ops.rope_forward(shape, table, x, y)),
             (&Self::Turn(s), [x]) => single(x.len(), |y| ops.rope_forward(s, &[], x, y)),
-            (&Self::Attention(s), [q, k, v, old_k, old_v]) => {
+            (&Self::Attention(s), [q, k, v, prefix_k, prefix_v, old_k, old_v]) => {
                 let (keys, values) = rings(s, k, v, old_k, old_v);
+                let prefix = Prefix { keys: &prefix_k[..], values: &prefix_v[..] };
                 let mut lse = unwritten(s.heads * s.tokens);
-                let mut out = single(q.len(), |y| ops.attention_forward(s, q, &keys, &values, y, &mut lse));
+                let mut out = single(q.len(), |y| ops.attention_forward(s, q, &keys, &values, prefix, y, &mut lse));
                 out.push(Output { name: "lse", kind: Kind::Auxiliary, values: lse });
                 out
             }
@@ -271,10 +275,16 @@ impl OpCase {
             }
             (&Self::Rope { shape, .. }, [table, _], [_, dx]) => ops.rope_backward(shape, table, first, dx),
             (&Self::Turn(s), [_], [dx]) => ops.rope_backward(s, &[], first, dx),
-            (&Self::Attention(s), [q, k, v, old_k, old_v], [dq, dk, dv, _, _]) => {
+            (
+                &Self::Attention(s),
+                [q, k, v, prefix_k, prefix_v, old_k, old_v],
+                [dq, dk, dv, dprefix_k, dprefix_v, _, _],
+            ) => {
                 let (keys, values) = rings(s, k, v, old_k, old_v);
                 let (y, lse) = (&out[0].values, &out[1].values);
-                ops.attention_backward(s, q, &keys, &values, y, lse, first, dq, dk, dv);
+                let prefix = Prefix { keys: &prefix_k[..], values: &prefix_v[..] };
+                let dprefix = Prefix { keys: &mut dprefix_k[..], values: &mut dprefix_v[..] };
+                ops.attention_backward(s, q, &keys, &values, prefix, y, lse, first, dq, dk, dv, dprefix);
             }
             (&Self::Merge(s), [_], [dx]) => ops.merge_backward(s, first, dx),
             (&Self::GatedNorm(s), [x, scale, g], [dx, dscale, dg]) => {
@@ -301,7 +311,7 @@ impl OpCase {
     /// Whether the gradient of an argument is zero for every input: attention that sees a single key gives it all
     /// weight, whatever the score. Rounding is then measured against the gradient that came in.
     pub fn vanishes(&self, argument: &str) -> bool {
-        let alone = |s: &AttentionShape| s.window == 1 || (s.pos == 0 && s.tokens == 1);
+        let alone = |s: &AttentionShape| s.prefix == 0 && (s.window == 1 || (s.pos == 0 && s.tokens == 1));
         matches!(self, Self::Attention(s) if alone(s) && ["q", "k"].contains(&argument))
     }
 }

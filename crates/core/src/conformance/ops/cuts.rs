@@ -1,6 +1,6 @@
 //! Streams cut into calls: what a model does with tails and rings, so that any cut can be compared with one call.
 
-use crate::ops::{AttentionShape, ConvShape, HeadShape, Ops, attention, conv};
+use crate::ops::{AttentionShape, ConvShape, HeadShape, Ops, Prefix, attention, conv};
 use crate::scalar::Scalar;
 use std::ops::Range;
 
@@ -32,7 +32,7 @@ pub fn conv_in_pieces<O: Ops>(
 }
 
 /// [`Ops::attention_forward`] over `q [heads, T, D]`, `k, v [kv_heads, T, D]`, cut after every number of tokens in
-/// `pieces`. Between calls the keys live in the smallest ring; each call carries them into one that holds its own.
+/// `pieces`, each with the same prefix. Between calls the keys live in the smallest ring; each call carries them into one that holds its own.
 /// Gives `y [heads, T, D]`. The stream starts at `s.pos`, with nothing before it in the cache (`s.ring` is unused).
 ///
 /// # Panics
@@ -43,6 +43,7 @@ pub fn attention_in_pieces<O: Ops>(
     q: &[O::F],
     k: &[O::F],
     v: &[O::F],
+    prefix: Prefix<&[O::F]>,
     pieces: &[usize],
 ) -> Vec<O::F> {
     let resting = AttentionShape { ring: AttentionShape::ring_for(s.window, 1), tokens: 0, ..s };
@@ -59,7 +60,7 @@ pub fn attention_in_pieces<O: Ops>(
         attention::store(call, &take(k, s.kv_heads), &take(v, s.kv_heads), &mut keys, &mut values);
         let q = take(q, s.heads);
         let (mut part, mut lse) = (vec![O::F::zero(); q.len()], vec![O::F::zero(); s.heads * at.len()]);
-        ops.attention_forward(call, &q, &keys, &values, &mut part, &mut lse);
+        ops.attention_forward(call, &q, &keys, &values, prefix, &mut part, &mut lse);
         let [rest_keys, rest_values] = &mut rest;
         attention::carry(call, &keys, &values, resting.ring, rest_keys, rest_values);
         put(&part, s.heads, s.tokens, s.width, at, &mut y);
