@@ -43,7 +43,7 @@ fn sizes_around_every_edge_are_within_the_tolerance_of_the_reference() {
             cases.extend([OpCase::Linear(s), OpCase::LinearTransposed(s)]);
         }
         let heads = HeadShape { tokens: n, heads: 2, width: 24 };
-        cases.extend([OpCase::GatedNorm(heads), OpCase::Conv(ConvShape { heads, taps: 4, unit: true })]);
+        cases.extend([OpCase::GatedNorm(heads), OpCase::Conv(ConvShape { heads, taps: 4, silu: true, unit: true })]);
         for (window, prefix, pos, width) in
             [(1, 0, 0, 16), (40, 0, 100, 24), (1000, 0, 63, 65), (64, 0, 64, 8), (1, 1, 0, 16), (9, 17, 100, 24)]
         {
@@ -91,7 +91,7 @@ fn any_number_of_threads_gives_the_same_bits() {
         OpCase::GatedNorm(heads),
         OpCase::Merge(heads),
         OpCase::Rope { shape: heads, pos: 12 },
-        OpCase::Conv(ConvShape { heads, taps: 4, unit: true }),
+        OpCase::Conv(ConvShape { heads, taps: 4, silu: true, unit: true }),
     ];
     let ring = AttentionShape::ring_for(100, 300);
     let shape = AttentionShape { tokens: 300, heads: 4, kv_heads: 2, width: 64, window: 100, prefix: 0, pos: 70, ring };
@@ -196,8 +196,16 @@ fn attention_has_the_same_bits_for_any_cut() {
 fn convolutions_have_the_same_bits_for_any_cut() {
     let tokens = 90;
     for cpu in cpus() {
-        for (width, taps, unit) in [(64, 4, true), (33, 4, false), (7, 2, true), (16, 1, true), (16, 0, true)] {
-            let s = ConvShape { heads: HeadShape { tokens, heads: 3, width }, taps, unit };
+        for (width, taps, silu, unit) in [
+            (64, 4, true, true),
+            (64, 4, false, true),
+            (33, 4, true, false),
+            (7, 2, true, true),
+            (16, 1, true, true),
+            (16, 0, true, true),
+            (16, 0, false, false),
+        ] {
+            let s = ConvShape { heads: HeadShape { tokens, heads: 3, width }, taps, silu, unit };
             let channels = 3 * width;
             let (x, w) = (numbers(tokens * channels, 1), numbers(taps * channels, 2));
             let tail = numbers(taps.saturating_sub(1) * channels, 3);

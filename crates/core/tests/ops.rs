@@ -116,7 +116,7 @@ fn the_gated_norm_works_on_each_head_and_turns_to_tokens() {
 #[test]
 fn a_convolution_of_an_impulse_gives_its_taps_from_the_newest_on() {
     let shape = |tokens| HeadShape { tokens, heads: 2, width: 1 };
-    let s = ConvShape { heads: shape(4), taps: 3, unit: false };
+    let s = ConvShape { heads: shape(4), taps: 3, silu: true, unit: false };
     let w = [0.1, 0.4, 0.2, 0.5, 0.3, 0.6];
     let silu = |x: f64| x / (1.0 + (-x).exp());
     let mut y = [0.0; 8];
@@ -125,6 +125,8 @@ fn a_convolution_of_an_impulse_gives_its_taps_from_the_newest_on() {
     // The same impulse in the tail, one token before the call.
     REFERENCE().conv_forward(s, &[0.0; 8], &w, &[0.0, 0.0, 1.0, 1.0], &mut y);
     close(&y, &[0.2, 0.1, 0.0, 0.0, 0.5, 0.4, 0.0, 0.0].map(silu));
+    REFERENCE().conv_forward(ConvShape { silu: false, ..s }, &[0.0; 8], &w, &[0.0, 0.0, 1.0, 1.0], &mut y);
+    close(&y, &[0.2, 0.1, 0.0, 0.0, 0.5, 0.4, 0.0, 0.0]);
 }
 
 #[test]
@@ -133,14 +135,26 @@ fn without_taps_the_convolution_is_silu_and_unit_heads_have_length_one() {
     let x = [3.0, -4.0, 0.5, 2.0];
     let silu = x.map(|x: f64| x / (1.0 + (-x).exp()));
     let mut y = [0.0; 4];
-    REFERENCE().conv_forward(ConvShape { heads, taps: 0, unit: false }, &x, &[], &[], &mut y);
+    REFERENCE().conv_forward(ConvShape { heads, taps: 0, silu: true, unit: false }, &x, &[], &[], &mut y);
     close(&y, &silu);
-    REFERENCE().conv_forward(ConvShape { heads, taps: 0, unit: true }, &x, &[], &[], &mut y);
-    for (y, a) in y.chunks(2).zip(silu.chunks(2)) {
-        let length = (a[0] * a[0] + a[1] * a[1] + 1e-6).sqrt();
-        close(y, &[a[0] / length, a[1] / length]);
-        assert!((y[0].hypot(y[1]) - 1.0).abs() < 1e-5);
+    for (a, silu) in [(silu, true), (x, false)] {
+        REFERENCE().conv_forward(ConvShape { heads, taps: 0, silu, unit: true }, &x, &[], &[], &mut y);
+        for (y, a) in y.chunks(2).zip(a.chunks(2)) {
+            let length = (a[0] * a[0] + a[1] * a[1] + 1e-6).sqrt();
+            close(y, &[a[0] / length, a[1] / length]);
+            assert!((y[0].hypot(y[1]) - 1.0).abs() < 1e-5);
+        }
     }
+}
+
+#[test]
+fn without_taps_silu_and_unit_length_the_convolution_only_turns() {
+    let s = HeadShape { tokens: 3, heads: 2, width: 2 };
+    let x: Vec<f64> = (0..12).map(|i| f64::from(i) - 5.5).collect();
+    let (mut turned, mut y) = (vec![0.0; 12], vec![0.0; 12]);
+    REFERENCE().rope_forward(s, &[], &x, &mut turned);
+    REFERENCE().conv_forward(ConvShape { heads: s, taps: 0, silu: false, unit: false }, &x, &[], &[], &mut y);
+    assert_eq!(y, turned);
 }
 
 #[test]
@@ -148,7 +162,7 @@ fn a_convolution_cut_anywhere_is_the_same_to_the_bit() {
     let mut random = Random::new(5);
     for taps in [0, 1, 2, 4] {
         let heads = HeadShape { tokens: 9, heads: 2, width: 3 };
-        let s = ConvShape { heads, taps, unit: true };
+        let s = ConvShape { heads, taps, silu: true, unit: true };
         let (x, w) = (random.values(54), random.values(taps * 6));
         let tail = random.values(taps.saturating_sub(1) * 6);
         let mut whole = vec![0.0; 54];

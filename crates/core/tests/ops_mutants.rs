@@ -22,6 +22,8 @@ enum Wrong {
     RmsNormForgetsTheMean,
     ConvForgetsTheTail,
     ConvForgetsTheLength,
+    ConvForgetsSilu,
+    ConvTakesSiluForGranted,
     GatesForgetDamping,
     GatesForgetTheSum,
     GatesForgetTheFloor,
@@ -39,13 +41,15 @@ enum Wrong {
     ScanForgetsTheState,
 }
 
-const ALL: [Wrong; 21] = [
+const ALL: [Wrong; 23] = [
     Wrong::EmbeddingOverwrites,
     Wrong::LinearForgetsAnEntry,
     Wrong::TransposedIsOff,
     Wrong::RmsNormForgetsTheMean,
     Wrong::ConvForgetsTheTail,
     Wrong::ConvForgetsTheLength,
+    Wrong::ConvForgetsSilu,
+    Wrong::ConvTakesSiluForGranted,
     Wrong::GatesForgetDamping,
     Wrong::GatesForgetTheSum,
     Wrong::GatesForgetTheFloor,
@@ -138,7 +142,12 @@ impl<F: Scalar> Ops for Mutant<F> {
     }
     fn conv_backward(&self, s: ConvShape, x: In<F>, w: In<F>, tail: In<F>, dy: In<F>, dx: Out<F>, dw: Out<F>) {
         let tail = if self.wrong == Wrong::ConvForgetsTheTail { zeros(tail) } else { tail.to_vec() };
-        let s = ConvShape { unit: s.unit && self.wrong != Wrong::ConvForgetsTheLength, ..s };
+        let silu = match self.wrong {
+            Wrong::ConvForgetsSilu => false,
+            Wrong::ConvTakesSiluForGranted => true,
+            _ => s.silu,
+        };
+        let s = ConvShape { silu, unit: s.unit && self.wrong != Wrong::ConvForgetsTheLength, ..s };
         self.right.conv_backward(s, x, w, &tail, dy, dx, dw);
     }
     fn gates_backward(

@@ -1,4 +1,4 @@
-//! The short causal convolution with SiLU and unit length, from tokens to heads.
+//! The short causal convolution, SiLU and unit length, from tokens to heads.
 #![allow(unsafe_code)]
 
 use super::parallel::{Shared, for_each, for_parts, rows_per_part};
@@ -52,7 +52,7 @@ pub(crate) fn backward(
         let len = s.heads.tokens * s.heads.width;
         let mut scratch = scratch::borrow();
         let [dz, p] = scratch.take([len, s.heads.width]);
-        before_silu(isa, s, h, inputs, &dy[h * len..][..len], dz, p);
+        before_activation(isa, s, h, inputs, &dy[h * len..][..len], dz, p);
         gradients(isa, s, h, inputs, dz, dx, dw);
     });
 }
@@ -146,7 +146,8 @@ kernel! {
             for y in y.chunks_exact_mut(width) {
                 let mut squares = s.splat(0.0);
                 for c in (0..width).step_by(S::LANES) {
-                    let a = silu(s, get(s, y, c));
+                    let z = get(s, y, c);
+                    let a = if shape.silu { silu(s, z) } else { z };
                     squares = s.fma(a, a, squares);
                     put(s, y, c, a);
                 }
@@ -162,7 +163,7 @@ kernel! {
 
     /// From the gradients of one head's results, `dy [T, D]`, to those of the convolution's output, `dz [T, D]`;
     /// `p [D]` is space.
-    fn before_silu(
+    fn before_activation(
         s: S,
         shape: ConvShape,
         h: usize,
@@ -177,7 +178,8 @@ kernel! {
             let (mut squares, mut along) = (s.splat(0.0), s.splat(0.0));
             for c in (0..width).step_by(S::LANES) {
                 let z = get(s, dz, c);
-                let half = s.sigmoid(z);
+                // One leaves z as it is, and its slope at one.
+                let half = if shape.silu { s.sigmoid(z) } else { s.splat(1.0) };
                 let a = s.mul(z, half);
                 put(s, p, c, half);
                 squares = s.fma(a, a, squares);

@@ -67,13 +67,15 @@ impl HeadShape {
     }
 }
 
-/// Extent of a short causal convolution with SiLU, from `[T, C]` to heads `[H, T, D]`.
+/// Extent of a short causal convolution, from `[T, C]` to heads `[H, T, D]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
     /// Tokens, heads, head width.
     pub heads: HeadShape,
     /// Taps of the convolution; 0 leaves it out (`w` and `tail` are then empty).
     pub taps: usize,
+    /// Put the result through SiLU.
+    pub silu: bool,
     /// Scale every head's result to unit length, `x / sqrt(sum x^2 + 1e-6)`.
     pub unit: bool,
 }
@@ -221,7 +223,7 @@ pub trait Ops: Sync {
         dscale: &mut [Self::F],
     );
 
-    /// Short causal convolution, SiLU, optional unit length, and the turn from tokens to heads:
+    /// Short causal convolution, optional SiLU, optional unit length, and the turn from tokens to heads:
     /// `x [T, C]`, `w [taps, C]` (oldest tap first), `tail [taps - 1, C]` (the inputs before the call, oldest
     /// first), `y [H, T, D]`.
     fn conv_forward(&self, s: ConvShape, x: &[Self::F], w: &[Self::F], tail: &[Self::F], y: &mut [Self::F]);

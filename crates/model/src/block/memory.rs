@@ -164,7 +164,7 @@ impl Memory {
 
     fn conv_shape(&self, p: &Projected, tokens: usize) -> ConvShape {
         let heads = HeadShape { tokens, heads: self.heads, width: p.width };
-        ConvShape { heads, taps: self.taps, unit: p.unit }
+        ConvShape { heads, taps: self.taps, silu: true, unit: p.unit }
     }
 
     fn scan_shape(&self, call_tokens: usize, pos: u64) -> ScanShape {

@@ -155,7 +155,7 @@ fn gated_norm() -> Case {
 }
 
 fn convolution() -> Case {
-    let s = ConvShape { heads: HEADS, taps: 4, unit: true };
+    let s = ConvShape { heads: HEADS, taps: 4, silu: true, unit: true };
     let n = HEADS.len();
     let verified = OpCase::Conv(ConvShape { heads: HeadShape { tokens: VERIFIED_TOKENS, ..HEADS }, ..s });
     row("convolution 512x4x64 both ways", TOKENS, ("38 T C", 38 * n), verified, move || {

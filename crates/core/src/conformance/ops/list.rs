@@ -92,8 +92,9 @@ pub fn large_cases() -> Vec<OpCase> {
 }
 
 fn convolutions(heads: HeadShape) -> Vec<OpCase> {
-    let case = |taps, unit| OpCase::Conv(ConvShape { heads, taps, unit });
-    [0, 1, 4].into_iter().flat_map(|taps| [case(taps, false), case(taps, true)]).collect()
+    let case = |taps, silu, unit| OpCase::Conv(ConvShape { heads, taps, silu, unit });
+    let of_taps = |taps| [(false, false), (false, true), (true, false), (true, true)].map(|(a, b)| case(taps, a, b));
+    [0, 1, 4].into_iter().flat_map(of_taps).collect()
 }
 
 fn gates(tokens: usize, heads: usize) -> Vec<OpCase> {
