@@ -2,11 +2,14 @@
 
 use hecate_core::Scalar;
 use hecate_core::conformance::ops::{
-    KERNEL_TOLERANCE, OpCase, attention_in_pieces, conv_in_pieces, large_cases, measure, measure_all, small_cases,
+    KERNEL_TOLERANCE, OpCase, attention_in_pieces, conv_in_pieces, large_cases, measure, measure_all,
+    scan_columns_in_pieces, small_cases,
 };
 use hecate_core::conformance::random::Random;
 use hecate_core::ops::{AttentionShape, ConvShape, Cpu, HeadShape, LinearShape, MlpKind, Ops, Prefix};
+use hecate_core::scan::{ScanShape, Write};
 use hecate_core::simd::Isa;
+use hecate_core::{AnyRule, Dims};
 
 /// One op set per instruction set that this machine has. What it lacks is named, so that a run says what it skipped.
 fn cpus() -> Vec<Cpu> {
@@ -213,6 +216,31 @@ fn convolutions_have_the_same_bits_for_any_cut() {
             for pieces in cuts(tokens) {
                 let got = conv_in_pieces(&cpu, s, &x, &w, &tail, &pieces);
                 assert!(bits(&got) == bits(&whole), "{} {s:?} {pieces:?}", cpu.isa().name());
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_scans_along_columns_have_the_bits_of_calls_of_one_token() {
+    for cpu in cpus() {
+        for rule in AnyRule::all() {
+            let s = ScanShape { heads: 2, tokens: 67, dims: Dims::new(8, 8), pos: 3 };
+            let arguments = OpCase::Scan { rule: rule.clone(), shape: s }.arguments(&mut Random::new(8));
+            let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+            let values: Vec<Vec<f32>> = arguments.iter().map(|a| narrow(&a.values)).collect();
+            let inputs: Vec<&[f32]> = values[..values.len() - 1].iter().map(Vec::as_slice).collect();
+            let (start, dy) = (&values[values.len() - 1], numbers(2 * 67 * 8, 9));
+            let want = scan_columns_in_pieces(&cpu, &rule, s, &inputs, &mut start.clone(), &dy);
+
+            let mut saved = vec![0.0; s.checkpoints() * start.len()];
+            let (mut y, mut state) = (vec![0.0; dy.len()], start.clone());
+            cpu.scan_forward(&rule, s, &inputs, &mut state, &mut y, Some(&mut saved), Write::Yes).unwrap();
+            let mut got: Vec<Vec<f32>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
+            let mut dinputs: Vec<&mut [f32]> = got.iter_mut().map(Vec::as_mut_slice).collect();
+            cpu.scan_column_backward(&rule, s, &inputs, &saved, &dy, &mut dinputs).unwrap();
+            for (got, want) in got.iter().zip(&want) {
+                assert!(bits(got) == bits(want), "{} {}", cpu.isa().name(), rule.name());
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use hecate_core::conformance::ops::{
     EXACT_TOLERANCE, KERNEL_TOLERANCE, OpCase, Role, attention_in_pieces, check_exact, conv_in_pieces, measure_all,
-    small_cases,
+    scan_columns_in_pieces, small_cases,
 };
 use hecate_core::conformance::random::Random;
 use hecate_core::ops::attention::{carry, store};
@@ -401,7 +401,33 @@ fn a_scan_refuses_buffers_that_do_not_fit() {
 }
 
 #[test]
+fn gradients_along_columns_are_those_of_calls_of_one_token_for_every_rule() {
+    for rule in AnyRule::all() {
+        // From an odd position, over the end of a checkpoint and of any short chunk.
+        let s = scan::ScanShape { heads: 2, tokens: 67, dims: Dims::new(4, 4), pos: 3 };
+        let arguments = OpCase::Scan { rule: rule.clone(), shape: s }.arguments(&mut Random::new(8));
+        let values: Vec<&[f64]> = arguments.iter().map(|a| a.values.as_slice()).collect();
+        let (start, inputs) = values.split_last().unwrap();
+        let dy = Random::new(9).values(2 * 67 * 4);
+        let want = scan_columns_in_pieces(&REFERENCE(), &rule, s, inputs, &mut start.to_vec(), &dy);
+
+        let mut saved = vec![0.0; s.checkpoints() * start.len()];
+        let (mut y, mut state) = (vec![0.0; dy.len()], start.to_vec());
+        REFERENCE().scan_forward(&rule, s, inputs, &mut state, &mut y, Some(&mut saved), scan::Write::Yes).unwrap();
+        let mut got: Vec<Vec<f64>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
+        let mut dinputs: Vec<&mut [f64]> = got.iter_mut().map(Vec::as_mut_slice).collect();
+        REFERENCE().scan_column_backward(&rule, s, inputs, &saved, &dy, &mut dinputs).unwrap();
+        assert_eq!(got, want, "{}", rule.name());
+        assert!(got.iter().flatten().all(|d| d.is_finite()), "{}", rule.name());
+    }
+}
+
+#[test]
 fn the_tolerances_are_those_of_the_project() {
     assert_eq!((EXACT_TOLERANCE, KERNEL_TOLERANCE), (1e-12, 1e-5));
-    assert!(small_cases().iter().all(|c| c.exact_tolerance() == 1e-12 || matches!(c, OpCase::Scan { .. })));
+    let scans = |case: &OpCase| match case {
+        OpCase::Column(op) => matches!(**op, OpCase::Scan { .. }),
+        op => matches!(op, OpCase::Scan { .. }),
+    };
+    assert!(small_cases().iter().all(|case| case.exact_tolerance() == 1e-12 || scans(case)));
 }

@@ -39,9 +39,14 @@ enum Wrong {
     MlpAtAnotherPoint,
     LossForgetsTheTarget,
     ScanForgetsTheState,
+    AttentionColumnTakesAllQueries,
+    AttentionColumnForgetsOtherKeys,
+    ConvColumnTakesAllTaps,
+    ConvColumnTakesTheOldestTap,
+    ScanColumnCarriesTheState,
 }
 
-const ALL: [Wrong; 23] = [
+const ALL: [Wrong; 28] = [
     Wrong::EmbeddingOverwrites,
     Wrong::LinearForgetsAnEntry,
     Wrong::TransposedIsOff,
@@ -65,6 +70,11 @@ const ALL: [Wrong; 23] = [
     Wrong::MlpAtAnotherPoint,
     Wrong::LossForgetsTheTarget,
     Wrong::ScanForgetsTheState,
+    Wrong::AttentionColumnTakesAllQueries,
+    Wrong::AttentionColumnForgetsOtherKeys,
+    Wrong::ConvColumnTakesAllTaps,
+    Wrong::ConvColumnTakesTheOldestTap,
+    Wrong::ScanColumnCarriesTheState,
 ];
 
 type In<'a, F> = &'a [F];
@@ -150,6 +160,20 @@ impl<F: Scalar> Ops for Mutant<F> {
         let s = ConvShape { silu, unit: s.unit && self.wrong != Wrong::ConvForgetsTheLength, ..s };
         self.right.conv_backward(s, x, w, &tail, dy, dx, dw);
     }
+    fn conv_column_backward(&self, s: ConvShape, x: In<F>, w: In<F>, tail: In<F>, dy: In<F>, dx: Out<F>) {
+        match self.wrong {
+            Wrong::ConvColumnTakesAllTaps => self.right.conv_backward(s, x, w, tail, dy, dx, &mut zeros(w)),
+            Wrong::ConvColumnTakesTheOldestTap => {
+                let (mut dz, channels) = (zeros(x), s.heads.heads * s.heads.width);
+                self.right.conv_column_backward(s, x, w, tail, dy, &mut dz);
+                for (i, dz) in dz.into_iter().enumerate() {
+                    let newest = s.taps.saturating_sub(1) * channels + i % channels;
+                    dx[i] += if s.taps > 0 { dz / w[newest] * w[i % channels] } else { dz };
+                }
+            }
+            _ => self.right.conv_column_backward(s, x, w, tail, dy, dx),
+        }
+    }
     fn gates_backward(
         &self,
         gates: &[GateSpec],
@@ -230,6 +254,29 @@ impl<F: Scalar> Ops for Mutant<F> {
             _ => self.right.attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, dprefix),
         }
     }
+    fn attention_column_backward(
+        &self,
+        s: AttentionShape,
+        q: In<F>,
+        keys: In<F>,
+        values: In<F>,
+        prefix: Prefix<In<F>>,
+        y: In<F>,
+        lse: In<F>,
+        dy: In<F>,
+        dq: Out<F>,
+        dk: Out<F>,
+        dv: Out<F>,
+    ) {
+        let [mut prefix_k, mut prefix_v] = [zeros(prefix.keys), zeros(prefix.values)];
+        let unused = Prefix { keys: &mut prefix_k[..], values: &mut prefix_v[..] };
+        let window = if self.wrong == Wrong::AttentionColumnForgetsOtherKeys { 1 } else { s.window };
+        if self.wrong == Wrong::AttentionColumnTakesAllQueries {
+            return self.right.attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, unused);
+        }
+        let s = AttentionShape { window, ..s };
+        self.right.attention_column_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv);
+    }
     fn merge_backward(&self, s: HeadShape, dy: In<F>, dx: Out<F>) {
         if self.wrong == Wrong::MergeAddsTwice {
             self.right.merge_backward(s, dy, dx);
@@ -291,6 +338,21 @@ impl<F: Scalar> Ops for Mutant<F> {
             dstate.fill(F::zero());
         }
         self.right.scan_backward(rule, s, inputs, saved, dy, dinputs, dstate)
+    }
+    fn scan_column_backward(
+        &self,
+        rule: &AnyRule,
+        s: ScanShape,
+        inputs: &[In<F>],
+        saved: In<F>,
+        dy: In<F>,
+        dinputs: &mut [Out<F>],
+    ) -> Result<()> {
+        if self.wrong == Wrong::ScanColumnCarriesTheState {
+            let mut dstate = vec![F::zero(); s.heads * rule.state_len(s.dims)];
+            return self.right.scan_backward(rule, s, inputs, saved, dy, dinputs, &mut dstate);
+        }
+        self.right.scan_column_backward(rule, s, inputs, saved, dy, dinputs)
     }
 }
 

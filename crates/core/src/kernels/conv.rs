@@ -57,6 +57,18 @@ pub(crate) fn backward(
     });
 }
 
+/// See [`crate::ops::Ops::conv_column_backward`]. Heads run side by side.
+pub(crate) fn column_backward(isa: Isa, parallel: bool, s: ConvShape, inputs: Inputs<'_>, dy: &[f32], dx: &mut [f32]) {
+    let dx = Shared::new(dx);
+    for_each(parallel && s.heads.tokens > 1, s.heads.heads, |h| {
+        let len = s.heads.tokens * s.heads.width;
+        let mut scratch = scratch::borrow();
+        let [dz, p] = scratch.take([len, s.heads.width]);
+        before_activation(isa, s, h, inputs, &dy[h * len..][..len], dz, p);
+        newest_gradients(isa, s, h, inputs, dz, dx);
+    });
+}
+
 /// The convolution's output for tokens `first..` of head `h`, before any non-linearity, into the rows of `z [_, D]`:
 /// taps in rising order.
 #[inline(always)]
@@ -192,6 +204,19 @@ kernel! {
                 let (z, half) = (get(s, dz, c), get(s, p, c));
                 let da = s.mul(s.splat(r), s.fma(s.mul(z, half), s.splat(back), get(s, dy, c)));
                 put(s, dz, c, s.mul(da, silu_slope_from(s, z, half)));
+            }
+        }
+    }
+
+    /// From `dz [T, D]` of one head to its columns of `dx [T, C]`, each token through the newest tap.
+    fn newest_gradients(s: S, shape: ConvShape, h: usize, inputs: Inputs<'a>, dz: &'a [f32], dx: Shared<'a>) {
+        let HeadShape { heads, width, .. } = shape.heads;
+        for (t, dz) in dz.chunks_exact(width).enumerate() {
+            // SAFETY: each head writes its own columns only.
+            let dx = unsafe { dx.part((t * heads + h) * width, width) };
+            for c in (0..width).step_by(S::LANES) {
+                let tap = if shape.taps == 0 { s.splat(1.0) } else { get(s, inputs.tap(shape, shape.taps - 1, h), c) };
+                put(s, dx, c, s.fma(tap, get(s, dz, c), get(s, dx, c)));
             }
         }
     }

@@ -73,8 +73,33 @@ pub fn attention_backward<F: Scalar>(
     });
 }
 
+/// [`attention_backward`] along the column of each token: adds into `dq` as there, and into `dk, dv` what the token's
+/// own query gives to its own key and value. All other keys and values are constants.
+pub fn attention_column_backward<F: Scalar>(
+    s: AttentionShape,
+    q: &[F],
+    keys: &[F],
+    values: &[F],
+    prefix: Prefix<&[F]>,
+    y: &[F],
+    lse: &[F],
+    dy: &[F],
+    dq: &mut [F],
+    dk: &mut [F],
+    dv: &mut [F],
+) {
+    debug_assert_eq!((dk.len(), dv.len()), (s.kv_heads * s.tokens * s.width, s.kv_heads * s.tokens * s.width));
+    pairs_backward(Store::new(s, keys, values, prefix), [q, y, lse, dy], dq, |pair| {
+        if pair.key == Key::At(s.pos + pair.t as u64) {
+            pair.add_to(pair.kv * s.tokens + pair.t, dk, dv);
+        }
+    });
+}
+
 /// A query and a key that it sees, on the way back.
 struct Pair<'a, F> {
+    /// Row of the query.
+    t: usize,
     /// Head of the key.
     kv: usize,
     key: Key,
@@ -121,7 +146,7 @@ fn pairs_backward<F: Scalar>(
                 for (c, dq) in dq.iter_mut().enumerate() {
                     *dq += dscore * store.key(kv, key, c);
                 }
-                each(Pair { kv, key, weight, dscore, q, dy });
+                each(Pair { t, kv, key, weight, dscore, q, dy });
             }
         }
     }

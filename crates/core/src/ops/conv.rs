@@ -62,6 +62,23 @@ pub fn conv_backward<F: Scalar>(s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: 
     }
 }
 
+/// [`conv_backward`] along the column of each token: adds into `dx [T, C]` what a token's input gives to its own
+/// output, through the newest tap. The inputs before it and the taps are constants.
+pub fn conv_column_backward<F: Scalar>(s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: &[F], dx: &mut [F]) {
+    check(s, x, w, tail, dy);
+    let HeadShape { tokens, heads, width } = s.heads;
+    let channels = heads * width;
+    for h in 0..heads {
+        for t in 0..tokens {
+            let dz = before_activation(s, x, w, tail, dy, h, t);
+            for (channel, &dz) in (h * width..).zip(&dz) {
+                let tap = if s.taps == 0 { F::one() } else { w[(s.taps - 1) * channels + channel] };
+                dx[t * channels + channel] += dz * tap;
+            }
+        }
+    }
+}
+
 /// From the gradients of head `h` of token `t` of the result to those of the convolution's output, `[D]`.
 fn before_activation<F: Scalar>(s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: &[F], h: usize, t: usize) -> Vec<F> {
     let width = s.heads.width;

@@ -175,6 +175,10 @@ impl Ops for Cpu {
         conv::backward(self.isa, self.parallel, s, conv::Inputs { x, w, tail }, dy, dx, dw);
     }
 
+    fn conv_column_backward(&self, s: ConvShape, x: &[f32], w: &[f32], tail: &[f32], dy: &[f32], dx: &mut [f32]) {
+        conv::column_backward(self.isa, self.parallel, s, conv::Inputs { x, w, tail }, dy, dx);
+    }
+
     fn gates_forward(
         &self,
         gates: &[GateSpec],
@@ -235,7 +239,25 @@ impl Ops for Cpu {
         dprefix: Prefix<&mut [f32]>,
     ) {
         let store = attention::Store { keys, values, prefix };
-        let d = attention::Gradients { dq, dk, dv, dprefix };
+        let d = attention::Gradients { dq, dk, dv, dprefix: Some(dprefix) };
+        attention::backward(self.isa, self.parallel, s, store, [q, y, lse, dy], d);
+    }
+    fn attention_column_backward(
+        &self,
+        s: AttentionShape,
+        q: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        prefix: Prefix<&[f32]>,
+        y: &[f32],
+        lse: &[f32],
+        dy: &[f32],
+        dq: &mut [f32],
+        dk: &mut [f32],
+        dv: &mut [f32],
+    ) {
+        let store = attention::Store { keys, values, prefix };
+        let d = attention::Gradients { dq, dk, dv, dprefix: None };
         attention::backward(self.isa, self.parallel, s, store, [q, y, lse, dy], d);
     }
 
@@ -314,6 +336,17 @@ impl Ops for Cpu {
         dstate: &mut [f32],
     ) -> Result<()> {
         scan::backward_f32(rule, s, self.scan_run(), inputs, saved, dy, dinputs, dstate)
+    }
+    fn scan_column_backward(
+        &self,
+        rule: &AnyRule,
+        s: ScanShape,
+        inputs: &[&[f32]],
+        saved: &[f32],
+        dy: &[f32],
+        dinputs: &mut [&mut [f32]],
+    ) -> Result<()> {
+        scan::column_backward_f32(rule, s, self.scan_run(), inputs, saved, dy, dinputs)
     }
 }
 

@@ -8,6 +8,10 @@
 //! backward adds into its gradients** (`d` + name); an `Option` gradient that is `None` is not computed.
 //! `T` = tokens of the call, `H` = heads, `D` = width of a head, `C = H * D`.
 //!
+//! Ops that mix tokens have a second transpose, `x_column_backward`: the gradient of each token's output along the
+//! column of that token alone, where keys, inputs and states that other positions contributed are constants. It adds
+//! what `T` calls of one token each would.
+//!
 //! **Invariant:** there is no batch axis. A call is one sequence; sequences run side by side above this crate,
 //! so nothing that one sequence does can reach another.
 
@@ -239,6 +243,17 @@ pub trait Ops: Sync {
         dw: &mut [Self::F],
     );
 
+    /// Transpose of `conv_forward` along columns: `dx` of a token from its own output, through the newest tap.
+    fn conv_column_backward(
+        &self,
+        s: ConvShape,
+        x: &[Self::F],
+        w: &[Self::F],
+        tail: &[Self::F],
+        dy: &[Self::F],
+        dx: &mut [Self::F],
+    );
+
     /// Activations of a rule's gates, see [`GateKind`]. `pre [T, sum_g H * columns_g]` holds the gates one after the
     /// other in each row, `bias [sum_g H * columns_g]`; `out` holds one `[H, T, width_g]` after the other.
     fn gates_forward(
@@ -298,6 +313,22 @@ pub trait Ops: Sync {
         dk: &mut [Self::F],
         dv: &mut [Self::F],
         dprefix: Prefix<&mut [Self::F]>,
+    );
+    /// Transpose of `attention_forward` along columns: `dq` as in `attention_backward`, and `dk, dv` of a token from
+    /// its own queries. The prefix is a constant.
+    fn attention_column_backward(
+        &self,
+        s: AttentionShape,
+        q: &[Self::F],
+        keys: &[Self::F],
+        values: &[Self::F],
+        prefix: Prefix<&[Self::F]>,
+        y: &[Self::F],
+        lse: &[Self::F],
+        dy: &[Self::F],
+        dq: &mut [Self::F],
+        dk: &mut [Self::F],
+        dv: &mut [Self::F],
     );
 
     /// Turns heads `x [H, T, D]` back to tokens `y [T, H * D]`.
@@ -377,5 +408,19 @@ pub trait Ops: Sync {
         dy: &[Self::F],
         dinputs: &mut [&mut [Self::F]],
         dstate: &mut [Self::F],
+    ) -> Result<()>;
+    /// Transpose of `scan_forward` along columns: what the inputs of a token give to its own read, through its own
+    /// write where the rule writes before it reads. The state before the token is a constant.
+    ///
+    /// # Errors
+    /// As `scan_forward`.
+    fn scan_column_backward(
+        &self,
+        rule: &AnyRule,
+        s: ScanShape,
+        inputs: &[&[Self::F]],
+        saved: &[Self::F],
+        dy: &[Self::F],
+        dinputs: &mut [&mut [Self::F]],
     ) -> Result<()>;
 }

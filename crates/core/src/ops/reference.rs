@@ -1,7 +1,7 @@
 //! The slow, generic, single-threaded implementation of every op: law for all others.
 
-use super::attention::{attention_backward, attention_forward};
-use super::conv::{conv_backward, conv_forward};
+use super::attention::{attention_backward, attention_column_backward, attention_forward};
+use super::conv::{conv_backward, conv_column_backward, conv_forward};
 use super::embedding::{embedding_backward, embedding_forward};
 use super::gates::{gates_backward, gates_forward};
 use super::heads::{merge_backward, merge_forward, sigmoid_gate_backward, sigmoid_gate_forward};
@@ -11,10 +11,10 @@ use super::mlp::{mlp_backward, mlp_forward};
 use super::norm::{gated_norm_backward, gated_norm_forward, rms_norm_backward, rms_norm_forward};
 use super::rope::{rope_backward, rope_forward};
 use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix};
-use crate::error::Result;
+use crate::error::{Result, expect_len};
 use crate::rules::AnyRule;
 use crate::scalar::Scalar;
-use crate::scan::{self, ScanShape, Write, reference_backward, reference_forward};
+use crate::scan::{self, ScanShape, Write, reference_backward, reference_column_backward, reference_forward};
 use std::marker::PhantomData;
 
 /// Every op by its reference function, over any [`Scalar`]: `f32`, `f64`, or [`crate::Dual`] for exact derivatives.
@@ -69,6 +69,9 @@ impl<F: Scalar> Ops for Reference<F> {
     fn conv_backward(&self, s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: &[F], dx: &mut [F], dw: &mut [F]) {
         conv_backward(s, x, w, tail, dy, dx, dw);
     }
+    fn conv_column_backward(&self, s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: &[F], dx: &mut [F]) {
+        conv_column_backward(s, x, w, tail, dy, dx);
+    }
     fn gates_forward(&self, gates: &[GateSpec], tokens: usize, heads: usize, pre: &[F], bias: &[F], out: &mut [F]) {
         gates_forward(gates, tokens, heads, pre, bias, out);
     }
@@ -119,6 +122,22 @@ impl<F: Scalar> Ops for Reference<F> {
         dprefix: Prefix<&mut [F]>,
     ) {
         attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, dprefix);
+    }
+    fn attention_column_backward(
+        &self,
+        s: AttentionShape,
+        q: &[F],
+        keys: &[F],
+        values: &[F],
+        prefix: Prefix<&[F]>,
+        y: &[F],
+        lse: &[F],
+        dy: &[F],
+        dq: &mut [F],
+        dk: &mut [F],
+        dv: &mut [F],
+    ) {
+        attention_column_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv);
     }
     fn merge_forward(&self, s: HeadShape, x: &[F], y: &mut [F]) {
         merge_forward(s, x, y);
@@ -186,6 +205,20 @@ impl<F: Scalar> Ops for Reference<F> {
     ) -> Result<()> {
         scan::check(rule, s, inputs, dstate, dy)?;
         reference_backward(rule, s, inputs, saved, dy, dinputs, dstate);
+        Ok(())
+    }
+    fn scan_column_backward(
+        &self,
+        rule: &AnyRule,
+        s: ScanShape,
+        inputs: &[&[F]],
+        saved: &[F],
+        dy: &[F],
+        dinputs: &mut [&mut [F]],
+    ) -> Result<()> {
+        scan::check_tokens(rule, s, inputs, dy)?;
+        expect_len("scan", "saved", s.heads * s.checkpoints() * rule.state_len(s.dims), saved.len())?;
+        reference_column_backward(rule, s, inputs, saved, dy, dinputs);
         Ok(())
     }
 }

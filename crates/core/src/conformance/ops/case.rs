@@ -1,7 +1,7 @@
 //! One op at one shape: its arguments, and how it is called.
 
 use super::super::random::Random;
-use super::{EXACT_SCAN_TOLERANCE, EXACT_TOLERANCE};
+use super::{EXACT_SCAN_TOLERANCE, EXACT_TOLERANCE, column};
 use crate::ops::{
     AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix, Reference, attention,
     gate_specs, rope,
@@ -89,6 +89,8 @@ pub enum OpCase {
         /// Heads, tokens, sizes.
         shape: ScanShape,
     },
+    /// Attention, a convolution or a scan, with gradients along the columns of tokens: [`OpCase::along_columns`].
+    Column(Box<OpCase>),
 }
 
 /// How an op treats the gradient of an argument.
@@ -198,6 +200,7 @@ impl OpCase {
             Self::Mlp { kind, tokens, hidden } => vec![added("x", tokens * kind.input_width(*hidden))],
             Self::CrossEntropy { tokens, vocab } => vec![added("logits", tokens * vocab)],
             Self::Scan { rule, shape } => scan_arguments(rule, *shape, random),
+            Self::Column(op) => column::arguments(op, random),
         }
     }
 
@@ -240,6 +243,7 @@ impl OpCase {
                 single(tokens, |y| ops.cross_entropy_forward(vocab, logits, &tokens_below(tokens, vocab), y))
             }
             (Self::Scan { rule, shape }, [inputs @ .., state]) => scan_forward(ops, rule, *shape, inputs, state),
+            (Self::Column(op), args) => column::forward(op, ops, args),
             _ => panic!("{self}: {} arguments", args.len()),
         }
     }
@@ -299,20 +303,29 @@ impl OpCase {
                 dstate.copy_from_slice(&dy[1]);
                 scan_backward(ops, rule, *shape, inputs, &out[2].values, first, dinputs, dstate);
             }
+            (Self::Column(op), args, grads) => column::backward(op, ops, args, out, first, grads),
             _ => panic!("{self}: {} arguments", args.len()),
         }
     }
 
     /// Tolerance of the exact check.
     pub fn exact_tolerance(&self) -> f64 {
-        if matches!(self, Self::Scan { .. }) { EXACT_SCAN_TOLERANCE } else { EXACT_TOLERANCE }
+        match self {
+            Self::Scan { .. } => EXACT_SCAN_TOLERANCE,
+            Self::Column(op) => op.exact_tolerance(),
+            _ => EXACT_TOLERANCE,
+        }
     }
 
     /// Whether the gradient of an argument is zero for every input: attention that sees a single key gives it all
     /// weight, whatever the score. Rounding is then measured against the gradient that came in.
     pub fn vanishes(&self, argument: &str) -> bool {
         let alone = |s: &AttentionShape| s.prefix == 0 && (s.window == 1 || (s.pos == 0 && s.tokens == 1));
-        matches!(self, Self::Attention(s) if alone(s) && ["q", "k"].contains(&argument))
+        match self {
+            Self::Attention(s) => alone(s) && ["q", "k"].contains(&argument),
+            Self::Column(op) => op.vanishes(argument),
+            _ => false,
+        }
     }
 }
 
@@ -322,7 +335,7 @@ fn past(s: &AttentionShape) -> usize {
 }
 
 /// The rings of a call. Slots that no key was written to hold a large number, which shows wherever it is read.
-fn rings<F: Scalar>(s: AttentionShape, k: &[F], v: &[F], old_k: &[F], old_v: &[F]) -> (Vec<F>, Vec<F>) {
+pub(super) fn rings<F: Scalar>(s: AttentionShape, k: &[F], v: &[F], old_k: &[F], old_v: &[F]) -> (Vec<F>, Vec<F>) {
     let mut keys = vec![F::from_f64(1e3); s.cache_len()];
     let mut values = keys.clone();
     let before = AttentionShape { tokens: past(&s), pos: s.pos - past(&s) as u64, ..s };
@@ -367,6 +380,14 @@ fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argu
     arguments
 }
 
+pub(super) fn slices<F>(buffers: &[Vec<F>]) -> Vec<&[F]> {
+    buffers.iter().map(Vec::as_slice).collect()
+}
+
+pub(super) fn slices_mut<F>(buffers: &mut [Vec<F>]) -> Vec<&mut [F]> {
+    buffers.iter_mut().map(Vec::as_mut_slice).collect()
+}
+
 fn scan_forward<O: Ops>(
     ops: &O,
     rule: &AnyRule,
@@ -374,7 +395,7 @@ fn scan_forward<O: Ops>(
     inputs: &[Vec<O::F>],
     state: &[O::F],
 ) -> Vec<Output<O::F>> {
-    let inputs: Vec<&[O::F]> = inputs.iter().map(Vec::as_slice).collect();
+    let inputs = slices(inputs);
     let mut state = state.to_vec();
     let mut saved = unwritten(s.heads * s.checkpoints() * rule.state_len(s.dims));
     let mut out = single(s.heads * s.tokens * s.dims.dv, |y| {
@@ -395,7 +416,6 @@ fn scan_backward<O: Ops>(
     dinputs: &mut [Vec<O::F>],
     dstate: &mut [O::F],
 ) {
-    let inputs: Vec<&[O::F]> = inputs.iter().map(Vec::as_slice).collect();
-    let mut dinputs: Vec<&mut [O::F]> = dinputs.iter_mut().map(Vec::as_mut_slice).collect();
+    let (inputs, mut dinputs) = (slices(inputs), slices_mut(dinputs));
     ops.scan_backward(rule, s, &inputs, saved, dy, &mut dinputs, dstate).expect("the rule can run");
 }

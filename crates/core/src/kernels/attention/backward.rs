@@ -12,11 +12,12 @@ use crate::simd::{Isa, Simd};
 use std::ops::Range;
 
 /// What the backward pass adds into: `dq [heads, T, D]`, `dk, dv [kv_heads, T, D]`, and `[kv_heads, prefix, D]` twice.
+/// Without the last, gradients go along columns: `dk, dv` of a token come from its own queries alone.
 pub(crate) struct Gradients<'a> {
     pub dq: &'a mut [f32],
     pub dk: &'a mut [f32],
     pub dv: &'a mut [f32],
-    pub dprefix: Prefix<&'a mut [f32]>,
+    pub dprefix: Option<Prefix<&'a mut [f32]>>,
 }
 
 /// What the forward pass took and gave, and the gradient of `y`.
@@ -29,8 +30,8 @@ struct Tape<'a> {
     along: &'a [f32],
 }
 
-/// See [`crate::ops::Ops::attention_backward`]. Key heads run side by side; each sums over the prefix and its key
-/// blocks, its query heads and their tiles in rising order.
+/// See [`crate::ops::Ops::attention_backward`] and [`crate::ops::Ops::attention_column_backward`]. Key heads run side
+/// by side; each sums over the prefix and its key blocks, its query heads and their tiles in rising order.
 pub(crate) fn backward(
     isa: Isa,
     parallel: bool,
@@ -44,8 +45,8 @@ pub(crate) fn backward(
     }
     let group = s.heads / s.kv_heads;
     let (rows, own, fixed) = (group * s.tokens, s.tokens * s.width, s.prefix * s.width);
-    let [dq, dk, dv, prefix_keys, prefix_values] =
-        [d.dq, d.dk, d.dv, d.dprefix.keys, d.dprefix.values].map(Shared::new);
+    let [dq, dk, dv] = [d.dq, d.dk, d.dv].map(Shared::new);
+    let dprefix = d.dprefix.map(|d| [d.keys, d.values].map(Shared::new));
     for_each(parallel, s.kv_heads, |kv| {
         // SAFETY: each key head has rows of its own in every gradient.
         let d = unsafe {
@@ -53,10 +54,10 @@ pub(crate) fn backward(
                 dq: dq.part(kv * group * own, group * own),
                 dk: dk.part(kv * own, own),
                 dv: dv.part(kv * own, own),
-                dprefix: Prefix {
-                    keys: prefix_keys.part(kv * fixed, fixed),
-                    values: prefix_values.part(kv * fixed, fixed),
-                },
+                dprefix: dprefix.map(|[keys, values]| Prefix {
+                    keys: keys.part(kv * fixed, fixed),
+                    values: values.part(kv * fixed, fixed),
+                }),
             }
         };
         let of_head =
@@ -79,6 +80,7 @@ kernel! {
 
     /// The prefix and all blocks of one key head; the tape and the gradients hold its rows.
     fn key_head(s: S, shape: AttentionShape, kv: usize, store: Store<'a>, tape: Tape<'a>, d: Gradients<'a>) {
+        let Gradients { dq, dk, dv, mut dprefix } = d;
         let width = shape.width;
         let padded = width.next_multiple_of(S::LANES);
         let block_len = KEY_BLOCK * width;
@@ -98,22 +100,27 @@ kernel! {
             dvalues.fill(0.0);
             for head in 0..shape.heads / shape.kv_heads {
                 let tape = tape.head(shape, head);
-                let dq = &mut d.dq[head * shape.tokens * width..][..shape.tokens * width];
+                let dq = &mut dq[head * shape.tokens * width..][..shape.tokens * width];
                 let seeing = keys.rows(shape, 0, shape.tokens);
                 for first in seeing.clone().step_by(TILE) {
                     let rows = first..seeing.end.min(first + TILE);
-                    tile(s, shape, operands, tape, rows, [weights, dscores, dkeys, dvalues], dq);
+                    let to = match dprefix {
+                        Some(_) => To::Keys([&mut *dkeys, &mut *dvalues]),
+                        None => To::Column([&mut *dk, &mut *dv]),
+                    };
+                    tile(s, shape, operands, tape, rows, [weights, dscores], dq, to);
                 }
             }
+            let Some(dprefix) = &mut dprefix else { continue };
             match keys {
                 Keys::Prefix { first, count } => {
                     let part = first * width..(first + count) * width;
-                    add_rows(s, &dkeys[..count * width], &mut d.dprefix.keys[part.clone()]);
-                    add_rows(s, &dvalues[..count * width], &mut d.dprefix.values[part]);
+                    add_rows(s, &dkeys[..count * width], &mut dprefix.keys[part.clone()]);
+                    add_rows(s, &dvalues[..count * width], &mut dprefix.values[part]);
                 }
                 Keys::Block(block) => {
-                    add_own_keys(s, shape, block, dkeys, d.dk);
-                    add_own_keys(s, shape, block, dvalues, d.dv);
+                    add_own_keys(s, shape, block, dkeys, dk);
+                    add_own_keys(s, shape, block, dvalues, dv);
                 }
             }
         }
@@ -198,8 +205,15 @@ impl<'a> Operands<'a> {
     }
 }
 
-/// One tile of query rows against some keys: adds into `dq [T, D]` and into the keys' `dkeys, dvalues
-/// [KEY_BLOCK, D]`, the last two of `work`.
+/// Where a tile leaves the gradients of keys and values.
+enum To<'a> {
+    /// Those of the keys at hand, `[KEY_BLOCK, D]` each.
+    Keys([&'a mut [f32]; 2]),
+    /// What each query gives to the key and value of its own token, `[T, D]` each.
+    Column([&'a mut [f32]; 2]),
+}
+
+/// One tile of query rows against some keys: adds into `dq [T, D]` and into the gradients of keys and values.
 #[inline(always)]
 fn tile<S: Simd>(
     s: S,
@@ -207,41 +221,78 @@ fn tile<S: Simd>(
     b: Operands<'_>,
     tape: Tape<'_>,
     rows: Range<usize>,
-    [weights, dscores, dkeys, dvalues]: [&mut [f32]; 4],
+    [weights, dscores]: [&mut [f32]; 2],
     dq: &mut [f32],
+    to: To<'_>,
 ) {
     let seen = b.keys.of_rows(shape, &rows, S::LANES);
     tile_weights(s, shape, b, tape, &rows, &seen, [weights, dscores]);
     let (width, padded) = (shape.width, shape.width.next_multiple_of(S::LANES));
-    let to_values = Product {
-        m: seen.len(),
-        n: width,
-        k: rows.len(),
-        a: turned(weights, KEY_BLOCK),
-        b: by_rows(&tape.dy[rows.start * width..], width),
-        c: dvalues[seen.start * width..].as_mut_ptr(),
-        c_stride: width,
-        start: Start::Current,
-    };
-    let to_keys = Product {
-        a: turned(dscores, KEY_BLOCK),
-        b: by_rows(&tape.q[rows.start * width..], width),
-        c: dkeys[seen.start * width..].as_mut_ptr(),
-        ..to_values
-    };
     let to_queries = Product {
         m: rows.len(),
+        n: width,
         k: seen.len(),
         a: by_rows(dscores, KEY_BLOCK),
         b: by_rows(&b.key_rows[seen.start * padded..], padded),
         c: dq[rows.start * width..].as_mut_ptr(),
-        ..to_values
+        c_stride: width,
+        start: Start::Current,
     };
-    // SAFETY: both tiles were just computed for the rows, and every result exists.
-    unsafe {
-        multiply(s, to_values);
-        multiply(s, to_keys);
-        multiply(s, to_queries);
+    // SAFETY: the tile was just computed for the rows, and the result exists.
+    unsafe { multiply(s, to_queries) };
+    match to {
+        To::Column(to) => own_columns(s, shape, b.keys, tape, &rows, &seen, [weights, dscores], to),
+        To::Keys([dkeys, dvalues]) => {
+            let to_values = Product {
+                m: seen.len(),
+                k: rows.len(),
+                a: turned(weights, KEY_BLOCK),
+                b: by_rows(&tape.dy[rows.start * width..], width),
+                c: dvalues[seen.start * width..].as_mut_ptr(),
+                ..to_queries
+            };
+            let to_keys = Product {
+                a: turned(dscores, KEY_BLOCK),
+                b: by_rows(&tape.q[rows.start * width..], width),
+                c: dkeys[seen.start * width..].as_mut_ptr(),
+                ..to_values
+            };
+            // SAFETY: both tiles were just computed for the rows, and the results exist.
+            unsafe {
+                multiply(s, to_values);
+                multiply(s, to_keys);
+            }
+        }
+    }
+}
+
+/// Adds to the rows of `dk, dv [T, D]` what the queries of a tile give to the keys of their own tokens, as far as those
+/// are among `keys`.
+#[inline(always)]
+fn own_columns<S: Simd>(
+    s: S,
+    shape: AttentionShape,
+    keys: Keys,
+    tape: Tape<'_>,
+    rows: &Range<usize>,
+    seen: &Range<usize>,
+    [weights, dscores]: [&[f32]; 2],
+    [dk, dv]: [&mut [f32]; 2],
+) {
+    let Keys::Block(block) = keys else { return };
+    for (i, t) in rows.clone().enumerate() {
+        let p = shape.pos + t as u64;
+        if p / KEY_BLOCK as u64 != block {
+            continue;
+        }
+        let at = i * KEY_BLOCK + (p % KEY_BLOCK as u64) as usize - seen.start;
+        let row = t * shape.width..(t + 1) * shape.width;
+        for (to, factor, from) in [(&mut *dk, dscores[at], tape.q), (&mut *dv, weights[at], tape.dy)] {
+            let (to, from) = (&mut to[row.clone()], &from[row.clone()]);
+            for c in (0..shape.width).step_by(S::LANES) {
+                put(s, to, c, s.fma(s.splat(factor), get(s, from, c), get(s, to, c)));
+            }
+        }
     }
 }
 
