@@ -5,13 +5,13 @@
 //! [`CHECKPOINT_TOKENS`]-th token; the backward pass recomputes from there, so that memory grows with the
 //! number of chunks.
 //!
-//! [`reference_forward`] and [`reference_backward`] are the slow law over any number type; [`forward_f32`] and
-//! [`backward_f32`] run the rule's kernels, heads side by side.
+//! [`reference_forward`], [`reference_backward`] and [`reference_column_backward`] are the slow law over any number
+//! type; [`forward_f32`], [`backward_f32`] and [`column_backward_f32`] run the rule's kernels, heads side by side.
 
 mod fused;
 mod non_finite;
 
-pub use fused::{Run, backward_f32, forward_f32};
+pub use fused::{Run, backward_f32, column_backward_f32, forward_f32};
 pub use non_finite::{all_finite, first_non_finite};
 
 use crate::erased::Number;
@@ -62,12 +62,17 @@ pub enum Write {
 /// # Errors
 /// [`crate::Error::Shape`] with the argument that is off.
 pub fn check<F>(rule: &AnyRule, s: ScanShape, inputs: &[&[F]], state: &[F], y: &[F]) -> Result<()> {
+    expect_len("scan", "state", s.heads * rule.state_len(s.dims), state.len())?;
+    check_tokens(rule, s, inputs, y)
+}
+
+/// The part of [`check`] that is about tokens.
+pub(crate) fn check_tokens<F>(rule: &AnyRule, s: ScanShape, inputs: &[&[F]], y: &[F]) -> Result<()> {
     let list = rule.inputs();
     expect_len("scan", "inputs", list.len(), inputs.len())?;
     for (input, data) in list.iter().zip(inputs) {
         expect_len("scan", input.name, s.heads * s.tokens * input.width.of(s.dims), data.len())?;
     }
-    expect_len("scan", "state", s.heads * rule.state_len(s.dims), state.len())?;
     expect_len("scan", "y", s.heads * s.tokens * s.dims.dv, y.len())?;
     rule.check(s.dims)
 }
@@ -115,10 +120,47 @@ pub fn reference_backward<F: Number>(
     dinputs: &mut [&mut [F]],
     dstate: &mut [F],
 ) {
-    let (len, list, dv) = (rule.state_len(s.dims), rule.inputs(), s.dims.dv);
-    let mut unread = vec![F::zero(); dv];
+    let (len, list) = (rule.state_len(s.dims), rule.inputs());
+    for_each_token_back(rule, s, inputs, saved, |h, t, x, prev| {
+        let dy = &dy[(h * s.tokens + t) * s.dims.dv..][..s.dims.dv];
+        let mut dx = token_mut(&list, s, dinputs, h, t);
+        rule.step_backward(s.dims, s.pos + t as u64, x, prev, dy, &mut dx, &mut dstate[h * len..(h + 1) * len]);
+    });
+}
+
+/// [`reference_backward`] along the column of each token: what the token's inputs give to its own read, through its own
+/// write. The state before the token is a constant, and what later reads see of the write does not come back.
+///
+/// `dinputs` are added into.
+pub fn reference_column_backward<F: Number>(
+    rule: &AnyRule,
+    s: ScanShape,
+    inputs: &[&[F]],
+    saved: &[F],
+    dy: &[F],
+    dinputs: &mut [&mut [F]],
+) {
+    let (mut dstate, list) = (vec![F::zero(); rule.state_len(s.dims)], rule.inputs());
+    for_each_token_back(rule, s, inputs, saved, |h, t, x, prev| {
+        let dy = &dy[(h * s.tokens + t) * s.dims.dv..][..s.dims.dv];
+        let mut dx = token_mut(&list, s, dinputs, h, t);
+        dstate.fill(F::zero());
+        rule.step_backward(s.dims, s.pos + t as u64, x, prev, dy, &mut dx, &mut dstate);
+    });
+}
+
+/// Calls `each` with head, token, the token's inputs and the state before it, for the tokens of each head from the last
+/// to the first; states are computed again from the `saved` ones.
+fn for_each_token_back<F: Number>(
+    rule: &AnyRule,
+    s: ScanShape,
+    inputs: &[&[F]],
+    saved: &[F],
+    mut each: impl FnMut(usize, usize, &[&[F]], &[F]),
+) {
+    let (len, list) = (rule.state_len(s.dims), rule.inputs());
+    let mut unread = vec![F::zero(); s.dims.dv];
     for h in 0..s.heads {
-        let dstate = &mut dstate[h * len..(h + 1) * len];
         for c in (0..s.checkpoints()).rev() {
             let first = c * CHECKPOINT_TOKENS;
             let last = (first + CHECKPOINT_TOKENS).min(s.tokens);
@@ -129,10 +171,7 @@ pub fn reference_backward<F: Number>(
                 states.push(next);
             }
             for t in (first..last).rev() {
-                let x = token(&list, s, inputs, h, t);
-                let mut dx = token_mut(&list, s, dinputs, h, t);
-                let dy = &dy[(h * s.tokens + t) * dv..][..dv];
-                rule.step_backward(s.dims, s.pos + t as u64, &x, &states[t - first], dy, &mut dx, dstate);
+                each(h, t, &token(&list, s, inputs, h, t), &states[t - first]);
             }
         }
     }

@@ -2,11 +2,14 @@
 
 use hecate_core::Scalar;
 use hecate_core::conformance::ops::{
-    KERNEL_TOLERANCE, OpCase, attention_in_pieces, conv_in_pieces, large_cases, measure, measure_all, small_cases,
+    KERNEL_TOLERANCE, OpCase, attention_in_pieces, conv_in_pieces, large_cases, measure, measure_all,
+    scan_columns_in_pieces, small_cases,
 };
 use hecate_core::conformance::random::Random;
-use hecate_core::ops::{AttentionShape, ConvShape, Cpu, HeadShape, LinearShape, MlpKind, Ops};
+use hecate_core::ops::{AttentionShape, ConvShape, Cpu, HeadShape, LinearShape, MlpKind, Ops, Prefix};
+use hecate_core::scan::{ScanShape, Write};
 use hecate_core::simd::Isa;
+use hecate_core::{AnyRule, Dims};
 
 /// One op set per instruction set that this machine has. What it lacks is named, so that a run says what it skipped.
 fn cpus() -> Vec<Cpu> {
@@ -43,10 +46,12 @@ fn sizes_around_every_edge_are_within_the_tolerance_of_the_reference() {
             cases.extend([OpCase::Linear(s), OpCase::LinearTransposed(s)]);
         }
         let heads = HeadShape { tokens: n, heads: 2, width: 24 };
-        cases.extend([OpCase::GatedNorm(heads), OpCase::Conv(ConvShape { heads, taps: 4, unit: true })]);
-        for (window, pos, width) in [(1, 0, 16), (40, 100, 24), (1000, 63, 65), (64, 64, 8)] {
+        cases.extend([OpCase::GatedNorm(heads), OpCase::Conv(ConvShape { heads, taps: 4, silu: true, unit: true })]);
+        for (window, prefix, pos, width) in
+            [(1, 0, 0, 16), (40, 0, 100, 24), (1000, 0, 63, 65), (64, 0, 64, 8), (1, 1, 0, 16), (9, 17, 100, 24)]
+        {
             let ring = AttentionShape::ring_for(window, n);
-            let s = AttentionShape { tokens: n, heads: 2, kv_heads: 1, width, window, pos, ring };
+            let s = AttentionShape { tokens: n, heads: 2, kv_heads: 1, width, window, prefix, pos, ring };
             cases.push(OpCase::Attention(s));
         }
     }
@@ -89,11 +94,11 @@ fn any_number_of_threads_gives_the_same_bits() {
         OpCase::GatedNorm(heads),
         OpCase::Merge(heads),
         OpCase::Rope { shape: heads, pos: 12 },
-        OpCase::Conv(ConvShape { heads, taps: 4, unit: true }),
+        OpCase::Conv(ConvShape { heads, taps: 4, silu: true, unit: true }),
     ];
     let ring = AttentionShape::ring_for(100, 300);
-    let shape = AttentionShape { tokens: 300, heads: 4, kv_heads: 2, width: 64, window: 100, pos: 70, ring };
-    cases.push(OpCase::Attention(shape));
+    let shape = AttentionShape { tokens: 300, heads: 4, kv_heads: 2, width: 64, window: 100, prefix: 0, pos: 70, ring };
+    cases.extend([0, 16].map(|prefix| OpCase::Attention(AttentionShape { prefix, ..shape })));
     cases.extend(large_cases().into_iter().chain(small_cases()).filter(|case| !matches!(case, OpCase::Scan { .. })));
     let pools = [1, 2, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
     for cpu in cpus() {
@@ -163,16 +168,27 @@ fn cuts(n: usize) -> Vec<Vec<usize>> {
 fn attention_has_the_same_bits_for_any_cut() {
     let tokens = 150;
     for cpu in cpus() {
-        for (width, window, pos) in [(64, 1000, 0), (64, 40, 33), (33, 64, 127), (16, 1, 5), (8, 65, 64)] {
+        for (width, window, prefix, pos) in [
+            (64, 1000, 0, 0),
+            (64, 40, 0, 33),
+            (33, 64, 0, 127),
+            (16, 1, 0, 5),
+            (8, 65, 0, 64),
+            (64, 1000, 4, 0),
+            (33, 20, 17, 127),
+            (16, 1, 70, 5),
+        ] {
             // The ring is chosen by each piece.
-            let s = AttentionShape { tokens, heads: 4, kv_heads: 2, width, window, pos, ring: 64 };
+            let s = AttentionShape { tokens, heads: 4, kv_heads: 2, width, window, prefix, pos, ring: 64 };
             let (q, k) = (numbers(4 * tokens * width, 1), numbers(2 * tokens * width, 2));
             // Large scores, so that maxima rise and old sums are scaled down to nothing.
             let q: Vec<f32> = q.iter().map(|q| 40.0 * q).collect();
             let v = numbers(2 * tokens * width, 3);
-            let whole = attention_in_pieces(&cpu, s, &q, &k, &v, &[tokens]);
+            let fixed = [4, 5].map(|seed| numbers(2 * prefix * width, seed));
+            let prefix = Prefix { keys: &fixed[0][..], values: &fixed[1][..] };
+            let whole = attention_in_pieces(&cpu, s, &q, &k, &v, prefix, &[tokens]);
             for pieces in cuts(tokens) {
-                let got = attention_in_pieces(&cpu, s, &q, &k, &v, &pieces);
+                let got = attention_in_pieces(&cpu, s, &q, &k, &v, prefix, &pieces);
                 assert!(bits(&got) == bits(&whole), "{} {s:?} {pieces:?}", cpu.isa().name());
             }
         }
@@ -183,8 +199,16 @@ fn attention_has_the_same_bits_for_any_cut() {
 fn convolutions_have_the_same_bits_for_any_cut() {
     let tokens = 90;
     for cpu in cpus() {
-        for (width, taps, unit) in [(64, 4, true), (33, 4, false), (7, 2, true), (16, 1, true), (16, 0, true)] {
-            let s = ConvShape { heads: HeadShape { tokens, heads: 3, width }, taps, unit };
+        for (width, taps, silu, unit) in [
+            (64, 4, true, true),
+            (64, 4, false, true),
+            (33, 4, true, false),
+            (7, 2, true, true),
+            (16, 1, true, true),
+            (16, 0, true, true),
+            (16, 0, false, false),
+        ] {
+            let s = ConvShape { heads: HeadShape { tokens, heads: 3, width }, taps, silu, unit };
             let channels = 3 * width;
             let (x, w) = (numbers(tokens * channels, 1), numbers(taps * channels, 2));
             let tail = numbers(taps.saturating_sub(1) * channels, 3);
@@ -198,16 +222,41 @@ fn convolutions_have_the_same_bits_for_any_cut() {
 }
 
 #[test]
+fn gradients_of_scans_along_columns_have_the_bits_of_calls_of_one_token() {
+    for cpu in cpus() {
+        for rule in AnyRule::all() {
+            let s = ScanShape { heads: 2, tokens: 67, dims: Dims::new(8, 8), pos: 3 };
+            let arguments = OpCase::Scan { rule: rule.clone(), shape: s }.arguments(&mut Random::new(8));
+            let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+            let values: Vec<Vec<f32>> = arguments.iter().map(|a| narrow(&a.values)).collect();
+            let inputs: Vec<&[f32]> = values[..values.len() - 1].iter().map(Vec::as_slice).collect();
+            let (start, dy) = (&values[values.len() - 1], numbers(2 * 67 * 8, 9));
+            let want = scan_columns_in_pieces(&cpu, &rule, s, &inputs, &mut start.clone(), &dy);
+
+            let mut saved = vec![0.0; s.checkpoints() * start.len()];
+            let (mut y, mut state) = (vec![0.0; dy.len()], start.clone());
+            cpu.scan_forward(&rule, s, &inputs, &mut state, &mut y, Some(&mut saved), Write::Yes).unwrap();
+            let mut got: Vec<Vec<f32>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
+            let mut dinputs: Vec<&mut [f32]> = got.iter_mut().map(Vec::as_mut_slice).collect();
+            cpu.scan_column_backward(&rule, s, &inputs, &saved, &dy, &mut dinputs).unwrap();
+            for (got, want) in got.iter().zip(&want) {
+                assert!(bits(got) == bits(want), "{} {}", cpu.isa().name(), rule.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_later_token_changes_no_earlier_attention() {
     let (tokens, width) = (100, 32);
-    let s = AttentionShape { tokens, heads: 1, kv_heads: 1, width, window: 50, pos: 10, ring: 64 };
+    let s = AttentionShape { tokens, heads: 1, kv_heads: 1, width, window: 50, prefix: 0, pos: 10, ring: 64 };
     for cpu in cpus() {
         let [q, mut k, mut v] = [1, 2, 3].map(|seed| numbers(tokens * width, seed));
-        let before = attention_in_pieces(&cpu, s, &q, &k, &v, &[tokens]);
+        let before = attention_in_pieces(&cpu, s, &q, &k, &v, Prefix::default(), &[tokens]);
         for changed in [99, 64, 55, 20] {
             k[changed * width..].fill(7.0);
             v[changed * width..].fill(-3e10);
-            let after = attention_in_pieces(&cpu, s, &q, &k, &v, &[tokens]);
+            let after = attention_in_pieces(&cpu, s, &q, &k, &v, Prefix::default(), &[tokens]);
             assert_eq!(bits(&before[..changed * width]), bits(&after[..changed * width]));
             assert_ne!(bits(&before[changed * width..]), bits(&after[changed * width..]));
         }
@@ -217,12 +266,12 @@ fn a_later_token_changes_no_earlier_attention() {
 #[test]
 fn scores_of_any_size_give_finite_attention() {
     let (tokens, width) = (70, 16);
-    let s = AttentionShape { tokens, heads: 1, kv_heads: 1, width, window: 100, pos: 0, ring: 64 };
+    let s = AttentionShape { tokens, heads: 1, kv_heads: 1, width, window: 100, prefix: 0, pos: 0, ring: 64 };
     for cpu in cpus() {
         for size in [0.0, 1e-20, 1e3, 1e15] {
             let q: Vec<f32> = numbers(tokens * width, 1).iter().map(|x| x * size).collect();
             let (k, v) = (numbers(tokens * width, 2), numbers(tokens * width, 3));
-            let y = attention_in_pieces(&cpu, s, &q, &k, &v, &[tokens]);
+            let y = attention_in_pieces(&cpu, s, &q, &k, &v, Prefix::default(), &[tokens]);
             assert!(y.iter().all(|y| y.is_finite() && y.abs() <= 4.0), "{} {size}", cpu.isa().name());
         }
     }

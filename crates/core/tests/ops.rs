@@ -2,14 +2,15 @@
 
 use hecate_core::conformance::ops::{
     EXACT_TOLERANCE, KERNEL_TOLERANCE, OpCase, Role, attention_in_pieces, check_exact, conv_in_pieces, measure_all,
-    small_cases,
+    scan_columns_in_pieces, small_cases,
 };
 use hecate_core::conformance::random::Random;
 use hecate_core::ops::attention::{carry, store};
 use hecate_core::ops::conv::push_tail;
 use hecate_core::ops::rope::{frequencies, table, table_into};
 use hecate_core::ops::{
-    AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, KEY_BLOCK, LinearShape, MlpKind, NORM_EPS, Ops, Reference,
+    AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, KEY_BLOCK, LinearShape, MlpKind, NORM_EPS, Ops, Prefix,
+    Reference,
 };
 use hecate_core::{AnyRule, Dims, Dual, Error, HeadDecay, scan};
 
@@ -115,7 +116,7 @@ fn the_gated_norm_works_on_each_head_and_turns_to_tokens() {
 #[test]
 fn a_convolution_of_an_impulse_gives_its_taps_from_the_newest_on() {
     let shape = |tokens| HeadShape { tokens, heads: 2, width: 1 };
-    let s = ConvShape { heads: shape(4), taps: 3, unit: false };
+    let s = ConvShape { heads: shape(4), taps: 3, silu: true, unit: false };
     let w = [0.1, 0.4, 0.2, 0.5, 0.3, 0.6];
     let silu = |x: f64| x / (1.0 + (-x).exp());
     let mut y = [0.0; 8];
@@ -124,6 +125,8 @@ fn a_convolution_of_an_impulse_gives_its_taps_from_the_newest_on() {
     // The same impulse in the tail, one token before the call.
     REFERENCE().conv_forward(s, &[0.0; 8], &w, &[0.0, 0.0, 1.0, 1.0], &mut y);
     close(&y, &[0.2, 0.1, 0.0, 0.0, 0.5, 0.4, 0.0, 0.0].map(silu));
+    REFERENCE().conv_forward(ConvShape { silu: false, ..s }, &[0.0; 8], &w, &[0.0, 0.0, 1.0, 1.0], &mut y);
+    close(&y, &[0.2, 0.1, 0.0, 0.0, 0.5, 0.4, 0.0, 0.0]);
 }
 
 #[test]
@@ -132,14 +135,26 @@ fn without_taps_the_convolution_is_silu_and_unit_heads_have_length_one() {
     let x = [3.0, -4.0, 0.5, 2.0];
     let silu = x.map(|x: f64| x / (1.0 + (-x).exp()));
     let mut y = [0.0; 4];
-    REFERENCE().conv_forward(ConvShape { heads, taps: 0, unit: false }, &x, &[], &[], &mut y);
+    REFERENCE().conv_forward(ConvShape { heads, taps: 0, silu: true, unit: false }, &x, &[], &[], &mut y);
     close(&y, &silu);
-    REFERENCE().conv_forward(ConvShape { heads, taps: 0, unit: true }, &x, &[], &[], &mut y);
-    for (y, a) in y.chunks(2).zip(silu.chunks(2)) {
-        let length = (a[0] * a[0] + a[1] * a[1] + 1e-6).sqrt();
-        close(y, &[a[0] / length, a[1] / length]);
-        assert!((y[0].hypot(y[1]) - 1.0).abs() < 1e-5);
+    for (a, silu) in [(silu, true), (x, false)] {
+        REFERENCE().conv_forward(ConvShape { heads, taps: 0, silu, unit: true }, &x, &[], &[], &mut y);
+        for (y, a) in y.chunks(2).zip(a.chunks(2)) {
+            let length = (a[0] * a[0] + a[1] * a[1] + 1e-6).sqrt();
+            close(y, &[a[0] / length, a[1] / length]);
+            assert!((y[0].hypot(y[1]) - 1.0).abs() < 1e-5);
+        }
     }
+}
+
+#[test]
+fn without_taps_silu_and_unit_length_the_convolution_only_turns() {
+    let s = HeadShape { tokens: 3, heads: 2, width: 2 };
+    let x: Vec<f64> = (0..12).map(|i| f64::from(i) - 5.5).collect();
+    let (mut turned, mut y) = (vec![0.0; 12], vec![0.0; 12]);
+    REFERENCE().rope_forward(s, &[], &x, &mut turned);
+    REFERENCE().conv_forward(ConvShape { heads: s, taps: 0, silu: false, unit: false }, &x, &[], &[], &mut y);
+    assert_eq!(y, turned);
 }
 
 #[test]
@@ -147,7 +162,7 @@ fn a_convolution_cut_anywhere_is_the_same_to_the_bit() {
     let mut random = Random::new(5);
     for taps in [0, 1, 2, 4] {
         let heads = HeadShape { tokens: 9, heads: 2, width: 3 };
-        let s = ConvShape { heads, taps, unit: true };
+        let s = ConvShape { heads, taps, silu: true, unit: true };
         let (x, w) = (random.values(54), random.values(taps * 6));
         let tail = random.values(taps.saturating_sub(1) * 6);
         let mut whole = vec![0.0; 54];
@@ -259,37 +274,51 @@ fn turning_to_heads_and_back_is_the_identity() {
     assert_eq!(tokens, x);
 }
 
-/// Attention with one head of width 1 over a stream from position 0.
-fn attend(window: usize, q: &[f64], k: &[f64], v: &[f64]) -> (Vec<f64>, Vec<f64>) {
+/// Attention with one head of width 1 over a stream from position 0, behind a prefix of keys and values.
+fn attend(window: usize, prefix: Prefix<&[f64]>, q: &[f64], k: &[f64], v: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let (tokens, ring) = (q.len(), AttentionShape::ring_for(window, q.len()));
-    let s = AttentionShape { tokens, heads: 1, kv_heads: 1, width: 1, window, pos: 0, ring };
+    let s = AttentionShape { tokens, heads: 1, kv_heads: 1, width: 1, window, prefix: prefix.keys.len(), pos: 0, ring };
     let (mut keys, mut values) = (vec![0.0; s.cache_len()], vec![0.0; s.cache_len()]);
     store(s, k, v, &mut keys, &mut values);
     let (mut y, mut lse) = (vec![0.0; tokens], vec![0.0; tokens]);
-    REFERENCE().attention_forward(s, q, &keys, &values, &mut y, &mut lse);
+    REFERENCE().attention_forward(s, q, &keys, &values, prefix, &mut y, &mut lse);
     (y, lse)
 }
 
 #[test]
 fn equal_scores_average_the_values_of_the_window() {
     let v = [1.0, 3.0, 8.0, 0.0];
-    let (y, lse) = attend(2, &[0.0; 4], &[5.0; 4], &v);
+    let none = Prefix::default();
+    let (y, lse) = attend(2, none, &[0.0; 4], &[5.0; 4], &v);
     close(&y, &[1.0, 2.0, 5.5, 4.0]);
     close(&lse, &[0.0, 2.0_f64.ln(), 2.0_f64.ln(), 2.0_f64.ln()]);
-    close(&attend(9, &[1.0; 4], &[700.0; 4], &v).0, &[1.0, 2.0, 4.0, 3.0]);
-    assert_eq!(attend(1, &[2.0; 4], &[1.0, -3.0, 2.0, 0.0], &v).0, v);
+    close(&attend(9, none, &[1.0; 4], &[700.0; 4], &v).0, &[1.0, 2.0, 4.0, 3.0]);
+    assert_eq!(attend(1, none, &[2.0; 4], &[1.0, -3.0, 2.0, 0.0], &v).0, v);
+}
+
+#[test]
+fn every_query_sees_the_prefix_besides_its_window() {
+    let v = [1.0, 3.0, 8.0, 0.0];
+    let prefix = Prefix { keys: &[5.0, 5.0][..], values: &[10.0, 2.0] };
+    let (y, lse) = attend(2, prefix, &[0.0; 4], &[5.0; 4], &v);
+    close(&y, &[13.0 / 3.0, 4.0, 5.75, 5.0]);
+    close(&lse, &[3.0_f64.ln(), 4.0_f64.ln(), 4.0_f64.ln(), 4.0_f64.ln()]);
+    // A key of the prefix is weighed like any other: against a window of one, by the difference of two scores.
+    let prefix = Prefix { keys: &[3.0][..], values: &[1.0] };
+    let (y, _) = attend(1, prefix, &[2.0; 3], &[1.0, 3.0, -1.0], &[0.0; 3]);
+    close(&y, &[4.0_f64, 0.0, 8.0].map(|difference| 1.0 / (1.0 + (-difference).exp())));
 }
 
 #[test]
 fn scores_are_divided_by_the_root_of_the_width_and_heads_share_keys_in_groups() {
     let (heads, kv_heads, width) = (4, 2, 4);
-    let s = AttentionShape { tokens: 2, heads, kv_heads, width, window: 2, pos: 0, ring: 128 };
+    let s = AttentionShape { tokens: 2, heads, kv_heads, width, window: 2, prefix: 0, pos: 0, ring: 128 };
     // Key head g has the keys 0 and g + 1 in every component, its values are 0 and 10 (g + 1).
     let rows = |x: [f64; 4]| x.into_iter().flat_map(|x| [x; 4]).collect::<Vec<_>>();
     let (mut keys, mut values) = (vec![0.0; s.cache_len()], vec![0.0; s.cache_len()]);
     store(s, &rows([0.0, 1.0, 0.0, 2.0]), &rows([0.0, 10.0, 0.0, 20.0]), &mut keys, &mut values);
     let (mut y, mut lse) = (vec![0.0; 32], vec![0.0; 8]);
-    REFERENCE().attention_forward(s, &[0.5; 32], &keys, &values, &mut y, &mut lse);
+    REFERENCE().attention_forward(s, &[0.5; 32], &keys, &values, Prefix::default(), &mut y, &mut lse);
     for h in 0..heads {
         let group = (h / 2 + 1) as f64;
         // The score is 4 * 0.5 * key / sqrt(4).
@@ -304,11 +333,13 @@ fn attention_cut_anywhere_is_the_same_to_the_bit() {
     let mut random = Random::new(6);
     let q = random.values(tokens * heads * width);
     let (k, v) = (random.values(tokens * width), random.values(tokens * width));
-    for window in [1, 2, 40, 64, 65, 500] {
-        let s = AttentionShape { tokens, heads, kv_heads, width, window, pos: 0, ring: 0 };
-        let whole = attention_in_pieces(&REFERENCE(), s, &q, &k, &v, &[tokens]);
+    let (prefix_k, prefix_v) = (random.values(5 * width), random.values(5 * width));
+    for (window, n) in [(1, 0), (1, 5), (2, 0), (40, 5), (64, 0), (65, 1), (500, 5)] {
+        let s = AttentionShape { tokens, heads, kv_heads, width, window, prefix: n, pos: 0, ring: 0 };
+        let prefix = Prefix { keys: &prefix_k[..n * width], values: &prefix_v[..n * width] };
+        let whole = attention_in_pieces(&REFERENCE(), s, &q, &k, &v, prefix, &[tokens]);
         for pieces in [&[1; 150][..], &[64, 64, 22], &[63, 2, 0, 85], &[149, 1]] {
-            let cut = attention_in_pieces(&REFERENCE(), s, &q, &k, &v, pieces);
+            let cut = attention_in_pieces(&REFERENCE(), s, &q, &k, &v, prefix, pieces);
             assert_eq!(cut, whole, "window {window}, {pieces:?}");
         }
     }
@@ -317,7 +348,8 @@ fn attention_cut_anywhere_is_the_same_to_the_bit() {
 #[test]
 fn carrying_copies_the_window_and_leaves_the_other_slots() {
     let window = 3;
-    let from = AttentionShape { tokens: 2, heads: 1, kv_heads: 1, width: 2, window, pos: 190, ring: 3 * KEY_BLOCK };
+    let from =
+        AttentionShape { tokens: 2, heads: 1, kv_heads: 1, width: 2, window, prefix: 0, pos: 190, ring: 3 * KEY_BLOCK };
     let (mut keys, mut values) = (vec![-1.0; from.cache_len()], vec![-1.0; from.cache_len()]);
     store(from, &[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], &mut keys, &mut values);
     let to = AttentionShape { ring: KEY_BLOCK, ..from };
@@ -369,7 +401,33 @@ fn a_scan_refuses_buffers_that_do_not_fit() {
 }
 
 #[test]
+fn gradients_along_columns_are_those_of_calls_of_one_token_for_every_rule() {
+    for rule in AnyRule::all() {
+        // From an odd position, over the end of a checkpoint and of any short chunk.
+        let s = scan::ScanShape { heads: 2, tokens: 67, dims: Dims::new(4, 4), pos: 3 };
+        let arguments = OpCase::Scan { rule: rule.clone(), shape: s }.arguments(&mut Random::new(8));
+        let values: Vec<&[f64]> = arguments.iter().map(|a| a.values.as_slice()).collect();
+        let (start, inputs) = values.split_last().unwrap();
+        let dy = Random::new(9).values(2 * 67 * 4);
+        let want = scan_columns_in_pieces(&REFERENCE(), &rule, s, inputs, &mut start.to_vec(), &dy);
+
+        let mut saved = vec![0.0; s.checkpoints() * start.len()];
+        let (mut y, mut state) = (vec![0.0; dy.len()], start.to_vec());
+        REFERENCE().scan_forward(&rule, s, inputs, &mut state, &mut y, Some(&mut saved), scan::Write::Yes).unwrap();
+        let mut got: Vec<Vec<f64>> = inputs.iter().map(|x| vec![0.0; x.len()]).collect();
+        let mut dinputs: Vec<&mut [f64]> = got.iter_mut().map(Vec::as_mut_slice).collect();
+        REFERENCE().scan_column_backward(&rule, s, inputs, &saved, &dy, &mut dinputs).unwrap();
+        assert_eq!(got, want, "{}", rule.name());
+        assert!(got.iter().flatten().all(|d| d.is_finite()), "{}", rule.name());
+    }
+}
+
+#[test]
 fn the_tolerances_are_those_of_the_project() {
     assert_eq!((EXACT_TOLERANCE, KERNEL_TOLERANCE), (1e-12, 1e-5));
-    assert!(small_cases().iter().all(|c| c.exact_tolerance() == 1e-12 || matches!(c, OpCase::Scan { .. })));
+    let scans = |case: &OpCase| match case {
+        OpCase::Column(op) => matches!(**op, OpCase::Scan { .. }),
+        op => matches!(op, OpCase::Scan { .. }),
+    };
+    assert!(small_cases().iter().all(|case| case.exact_tolerance() == 1e-12 || scans(case)));
 }

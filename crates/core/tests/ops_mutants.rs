@@ -2,7 +2,7 @@
 
 use hecate_core::conformance::ops::{KERNEL_TOLERANCE, OpCase, check_exact, measure, small_cases};
 use hecate_core::ops::{
-    AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Reference,
+    AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix, Reference,
 };
 use hecate_core::scan::{ScanShape, Write};
 use hecate_core::{AnyRule, Dual, Number, Result, Scalar};
@@ -22,6 +22,8 @@ enum Wrong {
     RmsNormForgetsTheMean,
     ConvForgetsTheTail,
     ConvForgetsTheLength,
+    ConvForgetsSilu,
+    ConvTakesSiluForGranted,
     GatesForgetDamping,
     GatesForgetTheSum,
     GatesForgetTheFloor,
@@ -29,21 +31,30 @@ enum Wrong {
     RopeTurnsOn,
     AttentionForgetsOldKeys,
     AttentionSeesOneKeyMore,
+    AttentionForgetsThePrefix,
+    PrefixLeavesTheWindow,
     MergeAddsTwice,
     GatedNormForgetsTheGate,
     SigmoidGateSwaps,
     MlpAtAnotherPoint,
     LossForgetsTheTarget,
     ScanForgetsTheState,
+    AttentionColumnTakesAllQueries,
+    AttentionColumnForgetsOtherKeys,
+    ConvColumnTakesAllTaps,
+    ConvColumnTakesTheOldestTap,
+    ScanColumnCarriesTheState,
 }
 
-const ALL: [Wrong; 19] = [
+const ALL: [Wrong; 28] = [
     Wrong::EmbeddingOverwrites,
     Wrong::LinearForgetsAnEntry,
     Wrong::TransposedIsOff,
     Wrong::RmsNormForgetsTheMean,
     Wrong::ConvForgetsTheTail,
     Wrong::ConvForgetsTheLength,
+    Wrong::ConvForgetsSilu,
+    Wrong::ConvTakesSiluForGranted,
     Wrong::GatesForgetDamping,
     Wrong::GatesForgetTheSum,
     Wrong::GatesForgetTheFloor,
@@ -51,12 +62,19 @@ const ALL: [Wrong; 19] = [
     Wrong::RopeTurnsOn,
     Wrong::AttentionForgetsOldKeys,
     Wrong::AttentionSeesOneKeyMore,
+    Wrong::AttentionForgetsThePrefix,
+    Wrong::PrefixLeavesTheWindow,
     Wrong::MergeAddsTwice,
     Wrong::GatedNormForgetsTheGate,
     Wrong::SigmoidGateSwaps,
     Wrong::MlpAtAnotherPoint,
     Wrong::LossForgetsTheTarget,
     Wrong::ScanForgetsTheState,
+    Wrong::AttentionColumnTakesAllQueries,
+    Wrong::AttentionColumnForgetsOtherKeys,
+    Wrong::ConvColumnTakesAllTaps,
+    Wrong::ConvColumnTakesTheOldestTap,
+    Wrong::ScanColumnCarriesTheState,
 ];
 
 type In<'a, F> = &'a [F];
@@ -84,7 +102,9 @@ impl<F: Number> Ops for Mutant<F> {
         conv_forward(s: ConvShape, x: In<F>, w: In<F>, tail: In<F>, y: Out<F>);
         gates_forward(gates: &[GateSpec], tokens: usize, heads: usize, pre: In<F>, bias: In<F>, out: Out<F>);
         rope_forward(s: HeadShape, table: In<F>, x: In<F>, y: Out<F>);
-        attention_forward(s: AttentionShape, q: In<F>, keys: In<F>, values: In<F>, y: Out<F>, lse: Out<F>);
+        attention_forward(
+            s: AttentionShape, q: In<F>, keys: In<F>, values: In<F>, prefix: Prefix<In<F>>, y: Out<F>, lse: Out<F>
+        );
         merge_forward(s: HeadShape, x: In<F>, y: Out<F>);
         gated_norm_forward(s: HeadShape, x: In<F>, scale: In<F>, g: In<F>, y: Out<F>);
         sigmoid_gate_forward(a: In<F>, b: In<F>, y: Out<F>);
@@ -132,8 +152,27 @@ impl<F: Number> Ops for Mutant<F> {
     }
     fn conv_backward(&self, s: ConvShape, x: In<F>, w: In<F>, tail: In<F>, dy: In<F>, dx: Out<F>, dw: Out<F>) {
         let tail = if self.wrong == Wrong::ConvForgetsTheTail { zeros(tail) } else { tail.to_vec() };
-        let s = ConvShape { unit: s.unit && self.wrong != Wrong::ConvForgetsTheLength, ..s };
+        let silu = match self.wrong {
+            Wrong::ConvForgetsSilu => false,
+            Wrong::ConvTakesSiluForGranted => true,
+            _ => s.silu,
+        };
+        let s = ConvShape { silu, unit: s.unit && self.wrong != Wrong::ConvForgetsTheLength, ..s };
         self.right.conv_backward(s, x, w, &tail, dy, dx, dw);
+    }
+    fn conv_column_backward(&self, s: ConvShape, x: In<F>, w: In<F>, tail: In<F>, dy: In<F>, dx: Out<F>) {
+        match self.wrong {
+            Wrong::ConvColumnTakesAllTaps => self.right.conv_backward(s, x, w, tail, dy, dx, &mut zeros(w)),
+            Wrong::ConvColumnTakesTheOldestTap => {
+                let (mut dz, channels) = (zeros(x), s.heads.heads * s.heads.width);
+                self.right.conv_column_backward(s, x, w, tail, dy, &mut dz);
+                for (i, dz) in dz.into_iter().enumerate() {
+                    let newest = s.taps.saturating_sub(1) * channels + i % channels;
+                    dx[i] += if s.taps > 0 { dz / w[newest] * w[i % channels] } else { dz };
+                }
+            }
+            _ => self.right.conv_column_backward(s, x, w, tail, dy, dx),
+        }
     }
     fn gates_backward(
         &self,
@@ -181,6 +220,47 @@ impl<F: Number> Ops for Mutant<F> {
         q: In<F>,
         keys: In<F>,
         values: In<F>,
+        prefix: Prefix<In<F>>,
+        y: In<F>,
+        lse: In<F>,
+        dy: In<F>,
+        dq: Out<F>,
+        dk: Out<F>,
+        dv: Out<F>,
+        dprefix: Prefix<Out<F>>,
+    ) {
+        let window = match self.wrong {
+            Wrong::AttentionForgetsOldKeys => s.window.min(2),
+            Wrong::AttentionSeesOneKeyMore => s.window + 1,
+            _ => s.window,
+        };
+        let s = AttentionShape { window, ..s };
+        let [mut prefix_k, mut prefix_v] = [zeros(prefix.keys), zeros(prefix.values)];
+        let unused = Prefix { keys: &mut prefix_k[..], values: &mut prefix_v[..] };
+        match self.wrong {
+            Wrong::AttentionForgetsThePrefix => {
+                let (s, none) = (AttentionShape { prefix: 0, ..s }, Prefix::default());
+                self.right.attention_backward(s, q, keys, values, none, y, lse, dy, dq, dk, dv, Prefix::default());
+            }
+            Wrong::PrefixLeavesTheWindow => {
+                self.right.attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, unused);
+                // As if it stood right before the stream: queries beyond the window give it nothing.
+                let far = |row: usize| s.pos + (row % s.tokens) as u64 >= s.window as u64;
+                let near = dy.iter().enumerate().map(|(i, &dy)| if far(i / s.width) { F::zero() } else { dy });
+                let near: Vec<F> = near.collect();
+                let [dq, dk, dv] = &mut [zeros(q), zeros(dk), zeros(dv)];
+                self.right.attention_backward(s, q, keys, values, prefix, y, lse, &near, dq, dk, dv, dprefix);
+            }
+            _ => self.right.attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, dprefix),
+        }
+    }
+    fn attention_column_backward(
+        &self,
+        s: AttentionShape,
+        q: In<F>,
+        keys: In<F>,
+        values: In<F>,
+        prefix: Prefix<In<F>>,
         y: In<F>,
         lse: In<F>,
         dy: In<F>,
@@ -188,12 +268,14 @@ impl<F: Number> Ops for Mutant<F> {
         dk: Out<F>,
         dv: Out<F>,
     ) {
-        let window = match self.wrong {
-            Wrong::AttentionForgetsOldKeys => s.window.min(2),
-            Wrong::AttentionSeesOneKeyMore => s.window + 1,
-            _ => s.window,
-        };
-        self.right.attention_backward(AttentionShape { window, ..s }, q, keys, values, y, lse, dy, dq, dk, dv);
+        let [mut prefix_k, mut prefix_v] = [zeros(prefix.keys), zeros(prefix.values)];
+        let unused = Prefix { keys: &mut prefix_k[..], values: &mut prefix_v[..] };
+        let window = if self.wrong == Wrong::AttentionColumnForgetsOtherKeys { 1 } else { s.window };
+        if self.wrong == Wrong::AttentionColumnTakesAllQueries {
+            return self.right.attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, unused);
+        }
+        let s = AttentionShape { window, ..s };
+        self.right.attention_column_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv);
     }
     fn merge_backward(&self, s: HeadShape, dy: In<F>, dx: Out<F>) {
         if self.wrong == Wrong::MergeAddsTwice {
@@ -256,6 +338,21 @@ impl<F: Number> Ops for Mutant<F> {
             dstate.fill(F::zero());
         }
         self.right.scan_backward(rule, s, inputs, saved, dy, dinputs, dstate)
+    }
+    fn scan_column_backward(
+        &self,
+        rule: &AnyRule,
+        s: ScanShape,
+        inputs: &[In<F>],
+        saved: In<F>,
+        dy: In<F>,
+        dinputs: &mut [Out<F>],
+    ) -> Result<()> {
+        if self.wrong == Wrong::ScanColumnCarriesTheState {
+            let mut dstate = vec![F::zero(); s.heads * rule.state_len(s.dims)];
+            return self.right.scan_backward(rule, s, inputs, saved, dy, dinputs, &mut dstate);
+        }
+        self.right.scan_column_backward(rule, s, inputs, saved, dy, dinputs)
     }
 }
 

@@ -227,13 +227,16 @@ pub struct MagConfig {
     pub attention: AttentionConfig,
     /// The memory branch; `heads * value_width` must equal the attention's `heads * head_width`.
     pub memory: MemoryConfig,
+    /// Learned rows that every query sees, whatever the window, and that the memory takes before the first token.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub persistent: usize,
 }
 
 impl Default for MagConfig {
     fn default() -> Self {
         // A quarter of the default context: beyond it only the memory carries.
         let attention = AttentionConfig { window: Some(64), ..AttentionConfig::default() };
-        Self { attention, memory: MemoryConfig::default() }
+        Self { attention, memory: MemoryConfig::default(), persistent: 0 }
     }
 }
 
@@ -517,6 +520,7 @@ impl BlockConfig {
             MixerConfig::Mag(g) => {
                 g.attention.check(&format!("{key}.mixer.attention"), width)?;
                 g.memory.check_part(&format!("{key}.mixer.memory"), width)?;
+                check_persistent(&format!("{key}.mixer"), g.persistent)?;
                 let a = g.attention.heads * g.attention.head_width(width);
                 let m = g.memory.heads * g.memory.dims(width).dv;
                 if a != m {

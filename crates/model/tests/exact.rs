@@ -54,7 +54,8 @@ fn around(memory: &MemoryConfig) -> Vec<MixerConfig> {
     let bare = MacConfig { persistent: 0, ..mac.clone() };
     vec![
         MixerConfig::Memory(MemoryConfig { persistent: 2, ..memory.clone() }),
-        MixerConfig::Mag(MagConfig { attention: attention(), memory: memory.clone() }),
+        MixerConfig::Mag(MagConfig { attention: attention(), memory: memory.clone(), persistent: 0 }),
+        MixerConfig::Mag(MagConfig { attention: attention(), memory: memory.clone(), persistent: 2 }),
         MixerConfig::Mal(MalConfig { attention: attention(), memory: memory.clone(), persistent: 2 }),
         MixerConfig::Mal(MalConfig { attention: attention(), memory: memory.clone(), persistent: 0 }),
         MixerConfig::Mac(mac),

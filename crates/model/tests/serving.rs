@@ -30,7 +30,7 @@ fn beside(window: &AttentionConfig, memory: MemoryConfig) -> Vec<MixerConfig> {
     let segment = AttentionConfig { heads: 2, kv_heads: Some(1), ..AttentionConfig::default() };
     let wide = MemoryConfig { value_width: None, key_width: None, ..memory.clone() };
     vec![
-        MixerConfig::Mag(MagConfig { attention: window.clone(), memory: memory.clone() }),
+        MixerConfig::Mag(MagConfig { attention: window.clone(), memory: memory.clone(), persistent: 3 }),
         MixerConfig::Mal(MalConfig { attention: window.clone(), memory, persistent: 3 }),
         MixerConfig::Mac(MacConfig { segment: 37, causal: true, attention: segment, memory: wide, persistent: 3 }),
         MixerConfig::Memory(levels),

@@ -1,4 +1,4 @@
-//! The short causal convolution with SiLU and unit length, from tokens to heads.
+//! The short causal convolution, SiLU and unit length, from tokens to heads.
 #![allow(unsafe_code)]
 
 use super::parallel::{Shared, for_each, for_parts, rows_per_part};
@@ -52,8 +52,20 @@ pub(crate) fn backward(
         let len = s.heads.tokens * s.heads.width;
         let mut scratch = scratch::borrow();
         let [dz, p] = scratch.take([len, s.heads.width]);
-        before_silu(isa, s, h, inputs, &dy[h * len..][..len], dz, p);
+        before_activation(isa, s, h, inputs, &dy[h * len..][..len], dz, p);
         gradients(isa, s, h, inputs, dz, dx, dw);
+    });
+}
+
+/// See [`crate::ops::Ops::conv_column_backward`]. Heads run side by side.
+pub(crate) fn column_backward(isa: Isa, parallel: bool, s: ConvShape, inputs: Inputs<'_>, dy: &[f32], dx: &mut [f32]) {
+    let dx = Shared::new(dx);
+    for_each(parallel && s.heads.tokens > 1, s.heads.heads, |h| {
+        let len = s.heads.tokens * s.heads.width;
+        let mut scratch = scratch::borrow();
+        let [dz, p] = scratch.take([len, s.heads.width]);
+        before_activation(isa, s, h, inputs, &dy[h * len..][..len], dz, p);
+        newest_gradients(isa, s, h, inputs, dz, dx);
     });
 }
 
@@ -146,7 +158,8 @@ kernel! {
             for y in y.chunks_exact_mut(width) {
                 let mut squares = s.splat(0.0);
                 for c in (0..width).step_by(S::LANES) {
-                    let a = silu(s, get(s, y, c));
+                    let z = get(s, y, c);
+                    let a = if shape.silu { silu(s, z) } else { z };
                     squares = s.fma(a, a, squares);
                     put(s, y, c, a);
                 }
@@ -162,7 +175,7 @@ kernel! {
 
     /// From the gradients of one head's results, `dy [T, D]`, to those of the convolution's output, `dz [T, D]`;
     /// `p [D]` is space.
-    fn before_silu(
+    fn before_activation(
         s: S,
         shape: ConvShape,
         h: usize,
@@ -177,7 +190,8 @@ kernel! {
             let (mut squares, mut along) = (s.splat(0.0), s.splat(0.0));
             for c in (0..width).step_by(S::LANES) {
                 let z = get(s, dz, c);
-                let half = s.sigmoid(z);
+                // One leaves z as it is, and its slope at one.
+                let half = if shape.silu { s.sigmoid(z) } else { s.splat(1.0) };
                 let a = s.mul(z, half);
                 put(s, p, c, half);
                 squares = s.fma(a, a, squares);
@@ -190,6 +204,19 @@ kernel! {
                 let (z, half) = (get(s, dz, c), get(s, p, c));
                 let da = s.mul(s.splat(r), s.fma(s.mul(z, half), s.splat(back), get(s, dy, c)));
                 put(s, dz, c, s.mul(da, silu_slope_from(s, z, half)));
+            }
+        }
+    }
+
+    /// From `dz [T, D]` of one head to its columns of `dx [T, C]`, each token through the newest tap.
+    fn newest_gradients(s: S, shape: ConvShape, h: usize, inputs: Inputs<'a>, dz: &'a [f32], dx: Shared<'a>) {
+        let HeadShape { heads, width, .. } = shape.heads;
+        for (t, dz) in dz.chunks_exact(width).enumerate() {
+            // SAFETY: each head writes its own columns only.
+            let dx = unsafe { dx.part((t * heads + h) * width, width) };
+            for c in (0..width).step_by(S::LANES) {
+                let tap = if shape.taps == 0 { s.splat(1.0) } else { get(s, inputs.tap(shape, shape.taps - 1, h), c) };
+                put(s, dx, c, s.fma(tap, get(s, dz, c), get(s, dx, c)));
             }
         }
     }

@@ -18,7 +18,7 @@ pub(crate) mod miras;
 pub(crate) mod norm;
 mod parallel;
 pub(crate) mod pointwise;
-mod scratch;
+pub(crate) mod scratch;
 pub(crate) mod tnt;
 pub(crate) mod turn;
 mod vector;

@@ -1,48 +1,86 @@
-//! Softmax attention over a ring of keys and values at absolute positions, and the ring's upkeep.
+//! Softmax attention over a prefix that every query sees and a ring of keys and values at absolute positions, and the
+//! ring's upkeep.
 //!
 //! ```text
-//! s_ij = q_i . k_j / sqrt(D)         for j <= i, i - j < window
+//! s_ij = q_i . k_j / sqrt(D)         for every j of the prefix, and for j <= i, i - j < window
 //! p_ij = exp(s_ij - lse_i)           lse_i = log sum_j exp(s_ij)
 //! y_i  = sum_j p_ij v_j
 //! ```
 
-use super::{AttentionShape, KEY_BLOCK};
+use super::{AttentionShape, KEY_BLOCK, Prefix};
 use crate::scalar::Scalar;
-use std::ops::RangeInclusive;
 
 /// `q, y [heads, T, D]`, caches as in [`AttentionShape`] with the call's own keys already stored; `lse [heads, T]`
-/// receives log-sum-exp for the backward pass. Keys are taken in rising position.
-pub fn attention_forward<F: Scalar>(s: AttentionShape, q: &[F], keys: &[F], values: &[F], y: &mut [F], lse: &mut [F]) {
-    check(s, q, keys, values, y, lse);
+/// receives log-sum-exp for the backward pass. The prefix is taken first, then keys in rising position.
+pub fn attention_forward<F: Scalar>(
+    s: AttentionShape,
+    q: &[F],
+    keys: &[F],
+    values: &[F],
+    prefix: Prefix<&[F]>,
+    y: &mut [F],
+    lse: &mut [F],
+) {
+    let store = Store::new(s, keys, values, prefix);
+    check(s, q, y, lse);
     for h in 0..s.heads {
         let kv = key_head(s, h);
         for t in 0..s.tokens {
             let row = h * s.tokens + t;
             let q = &q[row * s.width..][..s.width];
-            let scores: Vec<F> = seen(s, t).map(|p| score(s, q, keys, kv, p)).collect();
+            let scores: Vec<F> = seen(s, t).map(|key| store.score(q, kv, key)).collect();
             let max = scores.iter().fold(scores[0], |a, &b| if b > a { b } else { a }).detach();
             let sum: F = scores.iter().map(|&x| (x - max).exp()).sum();
             lse[row] = max + sum.ln();
             let y = &mut y[row * s.width..][..s.width];
             y.fill(F::zero());
-            for (p, &x) in seen(s, t).zip(&scores) {
+            for (key, &x) in seen(s, t).zip(&scores) {
                 // Not exp(x - lse): the logarithm of the sum would cost digits where scores are large.
                 let weight = (x - max).exp() / sum;
                 for (c, y) in y.iter_mut().enumerate() {
-                    *y += weight * values[s.value_index(kv, p, c)];
+                    *y += weight * store.value(kv, key, c);
                 }
             }
         }
     }
 }
 
-/// Transpose of [`attention_forward`], from its `y` and `lse`: adds into `dq [heads, T, D]` and, for the call's own
-/// keys and values, into `dk, dv [kv_heads, T, D]`. Older keys and values are constants.
+/// Transpose of [`attention_forward`], from its `y` and `lse`: adds into `dq [heads, T, D]`, for the call's own
+/// keys and values into `dk, dv [kv_heads, T, D]`, and into those of the prefix. Older keys and values are constants.
 pub fn attention_backward<F: Scalar>(
     s: AttentionShape,
     q: &[F],
     keys: &[F],
     values: &[F],
+    prefix: Prefix<&[F]>,
+    y: &[F],
+    lse: &[F],
+    dy: &[F],
+    dq: &mut [F],
+    dk: &mut [F],
+    dv: &mut [F],
+    dprefix: Prefix<&mut [F]>,
+) {
+    debug_assert_eq!((dk.len(), dv.len()), (s.kv_heads * s.tokens * s.width, s.kv_heads * s.tokens * s.width));
+    debug_assert_eq!((dprefix.keys.len(), dprefix.values.len()), (s.prefix_len(), s.prefix_len()));
+    pairs_backward(Store::new(s, keys, values, prefix), [q, y, lse, dy], dq, |pair| match pair.key {
+        Key::Prefix(j) => pair.add_to(pair.kv * s.prefix + j, dprefix.keys, dprefix.values),
+        Key::At(p) => {
+            if let Some(own) = p.checked_sub(s.pos) {
+                pair.add_to(pair.kv * s.tokens + own as usize, dk, dv);
+            }
+        }
+    });
+}
+
+/// [`attention_backward`] along the column of each token: adds into `dq` as there, and into `dk, dv` what the token's
+/// own query gives to its own key and value. All other keys and values are constants.
+pub fn attention_column_backward<F: Scalar>(
+    s: AttentionShape,
+    q: &[F],
+    keys: &[F],
+    values: &[F],
+    prefix: Prefix<&[F]>,
     y: &[F],
     lse: &[F],
     dy: &[F],
@@ -50,9 +88,49 @@ pub fn attention_backward<F: Scalar>(
     dk: &mut [F],
     dv: &mut [F],
 ) {
-    check(s, q, keys, values, y, lse);
-    debug_assert_eq!((dy.len(), dq.len()), (q.len(), q.len()));
     debug_assert_eq!((dk.len(), dv.len()), (s.kv_heads * s.tokens * s.width, s.kv_heads * s.tokens * s.width));
+    pairs_backward(Store::new(s, keys, values, prefix), [q, y, lse, dy], dq, |pair| {
+        if pair.key == Key::At(s.pos + pair.t as u64) {
+            pair.add_to(pair.kv * s.tokens + pair.t, dk, dv);
+        }
+    });
+}
+
+/// A query and a key that it sees, on the way back.
+struct Pair<'a, F> {
+    /// Row of the query.
+    t: usize,
+    /// Head of the key.
+    kv: usize,
+    key: Key,
+    weight: F,
+    /// Gradient of the unscaled score.
+    dscore: F,
+    q: &'a [F],
+    dy: &'a [F],
+}
+
+impl<F: Scalar> Pair<'_, F> {
+    /// Adds to row `row` of the gradients of keys and values what this query gives it.
+    fn add_to(&self, row: usize, dk: &mut [F], dv: &mut [F]) {
+        let at = row * self.q.len();
+        for c in 0..self.q.len() {
+            dk[at + c] += self.dscore * self.q[c];
+            dv[at + c] += self.weight * self.dy[c];
+        }
+    }
+}
+
+/// Adds into `dq`, and calls `each` for every query and every key that it sees.
+fn pairs_backward<F: Scalar>(
+    store: Store<'_, F>,
+    [q, y, lse, dy]: [&[F]; 4],
+    dq: &mut [F],
+    mut each: impl FnMut(Pair<'_, F>),
+) {
+    let s = store.shape;
+    check(s, q, y, lse);
+    debug_assert_eq!((dy.len(), dq.len()), (q.len(), q.len()));
     let scale = score_scale::<F>(s);
     for h in 0..s.heads {
         let kv = key_head(s, h);
@@ -61,20 +139,14 @@ pub fn attention_backward<F: Scalar>(
             let at = row * s.width..(row + 1) * s.width;
             let (q, y, dy, dq) = (&q[at.clone()], &y[at.clone()], &dy[at.clone()], &mut dq[at]);
             let mean: F = dy.iter().zip(y).map(|(&dy, &y)| dy * y).sum();
-            for p in seen(s, t) {
-                let weight = (score(s, q, keys, kv, p) - lse[row]).exp();
-                let dweight: F = dy.iter().enumerate().map(|(c, &dy)| dy * values[s.value_index(kv, p, c)]).sum();
+            for key in seen(s, t) {
+                let weight = (store.score(q, kv, key) - lse[row]).exp();
+                let dweight: F = dy.iter().enumerate().map(|(c, &dy)| dy * store.value(kv, key, c)).sum();
                 let dscore = weight * (dweight - mean) * scale;
-                for c in 0..s.width {
-                    dq[c] += dscore * keys[s.key_index(kv, p, c)];
+                for (c, dq) in dq.iter_mut().enumerate() {
+                    *dq += dscore * store.key(kv, key, c);
                 }
-                if let Some(own) = p.checked_sub(s.pos) {
-                    let at = (kv * s.tokens + own as usize) * s.width;
-                    for c in 0..s.width {
-                        dk[at + c] += dscore * q[c];
-                        dv[at + c] += weight * dy[c];
-                    }
-                }
+                each(Pair { t, kv, key, weight, dscore, q, dy });
             }
         }
     }
@@ -131,23 +203,64 @@ fn key_head(s: AttentionShape, h: usize) -> usize {
     h / (s.heads / s.kv_heads)
 }
 
-/// Positions that the query of row `t` sees.
-fn seen(s: AttentionShape, t: usize) -> RangeInclusive<u64> {
-    s.first_key(t)..=s.pos + t as u64
+/// A key that a query sees.
+#[derive(Clone, Copy, PartialEq)]
+enum Key {
+    /// The one with this number in the prefix.
+    Prefix(usize),
+    /// The one at this position.
+    At(u64),
+}
+
+/// Keys that the query of row `t` sees, in the order in which they are taken.
+fn seen(s: AttentionShape, t: usize) -> impl Iterator<Item = Key> {
+    (0..s.prefix).map(Key::Prefix).chain((s.first_key(t)..=s.pos + t as u64).map(Key::At))
 }
 
 fn score_scale<F: Scalar>(s: AttentionShape) -> F {
     F::from_f64(1.0 / (s.width as f64).sqrt())
 }
 
-fn score<F: Scalar>(s: AttentionShape, q: &[F], keys: &[F], kv: usize, p: u64) -> F {
-    let dot: F = q.iter().enumerate().map(|(c, &q)| q * keys[s.key_index(kv, p, c)]).sum();
-    dot * score_scale(s)
+/// The keys and values of a call.
+#[derive(Clone, Copy)]
+struct Store<'a, F> {
+    shape: AttentionShape,
+    keys: &'a [F],
+    values: &'a [F],
+    prefix: Prefix<&'a [F]>,
 }
 
-fn check<F>(s: AttentionShape, q: &[F], keys: &[F], values: &[F], y: &[F], lse: &[F]) {
+impl<'a, F: Scalar> Store<'a, F> {
+    fn new(shape: AttentionShape, keys: &'a [F], values: &'a [F], prefix: Prefix<&'a [F]>) -> Self {
+        debug_assert_eq!((keys.len(), values.len()), (shape.cache_len(), shape.cache_len()));
+        debug_assert_eq!((prefix.keys.len(), prefix.values.len()), (shape.prefix_len(), shape.prefix_len()));
+        Self { shape, keys, values, prefix }
+    }
+
+    /// Component `c` of a key of head `kv`.
+    fn key(&self, kv: usize, key: Key, c: usize) -> F {
+        match key {
+            Key::Prefix(j) => self.prefix.keys[(kv * self.shape.prefix + j) * self.shape.width + c],
+            Key::At(p) => self.keys[self.shape.key_index(kv, p, c)],
+        }
+    }
+
+    /// Component `c` of the value under it.
+    fn value(&self, kv: usize, key: Key, c: usize) -> F {
+        match key {
+            Key::Prefix(j) => self.prefix.values[(kv * self.shape.prefix + j) * self.shape.width + c],
+            Key::At(p) => self.values[self.shape.value_index(kv, p, c)],
+        }
+    }
+
+    fn score(&self, q: &[F], kv: usize, key: Key) -> F {
+        let dot: F = q.iter().enumerate().map(|(c, &q)| q * self.key(kv, key, c)).sum();
+        dot * score_scale(self.shape)
+    }
+}
+
+fn check<F>(s: AttentionShape, q: &[F], y: &[F], lse: &[F]) {
     let rows = s.heads * s.tokens;
     debug_assert_eq!(s.heads % s.kv_heads, 0);
     debug_assert_eq!((q.len(), y.len(), lse.len()), (rows * s.width, rows * s.width, rows));
-    debug_assert_eq!((keys.len(), values.len()), (s.cache_len(), s.cache_len()));
 }

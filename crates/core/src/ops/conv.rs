@@ -1,10 +1,10 @@
-//! The short causal convolution in front of a memory: convolution per channel, SiLU, optional unit length, and
-//! the turn from tokens to heads.
+//! The short causal convolution in front of a memory: convolution per channel, optional SiLU, optional unit length,
+//! and the turn from tokens to heads.
 //!
 //! ```text
-//! z_t = sum_j w_j * x_{t - taps + 1 + j}     without taps, z = x
-//! a   = silu(z)
-//! y   = a / sqrt(sum_head a^2 + UNIT_EPS)     without `unit`, y = a
+//! z_t = sum_j w_j * x_{t - taps + 1 + j}      without taps, z = x
+//! a   = silu(z)                               without `silu`, a = z
+//! y   = a / sqrt(sum_head a^2 + UNIT_EPS)      without `unit`, y = a
 //! ```
 //!
 //! [Titans v1 sec.4.4] asks for the convolution, SiLU and unit length and gives no size; the inputs before a
@@ -25,7 +25,7 @@ pub fn conv_forward<F: Scalar>(s: ConvShape, x: &[F], w: &[F], tail: &[F], y: &m
         for t in 0..tokens {
             let y = &mut y[s.heads.by_head(h, t)..][..width];
             for (c, y) in y.iter_mut().enumerate() {
-                *y = convolved(s, x, w, tail, t, h * width + c).silu();
+                *y = activated(s, convolved(s, x, w, tail, t, h * width + c));
             }
             if s.unit {
                 let r = inverse_length(y);
@@ -44,14 +44,9 @@ pub fn conv_backward<F: Scalar>(s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: 
     let channels = heads * width;
     for h in 0..heads {
         for t in 0..tokens {
-            let z: Vec<F> = (0..width).map(|c| convolved(s, x, w, tail, t, h * width + c)).collect();
-            let mut da = dy[s.heads.by_head(h, t)..][..width].to_vec();
-            if s.unit {
-                let a: Vec<F> = z.iter().map(|z| z.silu()).collect();
-                unit_backward(&a, &mut da);
-            }
-            for c in 0..width {
-                let (dz, channel) = (da[c] * z[c].silu_slope(), h * width + c);
+            let dz = before_activation(s, x, w, tail, dy, h, t);
+            for (c, &dz) in dz.iter().enumerate() {
+                let channel = h * width + c;
                 if s.taps == 0 {
                     dx[t * channels + channel] += dz;
                 }
@@ -65,6 +60,40 @@ pub fn conv_backward<F: Scalar>(s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: 
             }
         }
     }
+}
+
+/// [`conv_backward`] along the column of each token: adds into `dx [T, C]` what a token's input gives to its own
+/// output, through the newest tap. The inputs before it and the taps are constants.
+pub fn conv_column_backward<F: Scalar>(s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: &[F], dx: &mut [F]) {
+    check(s, x, w, tail, dy);
+    let HeadShape { tokens, heads, width } = s.heads;
+    let channels = heads * width;
+    for h in 0..heads {
+        for t in 0..tokens {
+            let dz = before_activation(s, x, w, tail, dy, h, t);
+            for (channel, &dz) in (h * width..).zip(&dz) {
+                let tap = if s.taps == 0 { F::one() } else { w[(s.taps - 1) * channels + channel] };
+                dx[t * channels + channel] += dz * tap;
+            }
+        }
+    }
+}
+
+/// From the gradients of head `h` of token `t` of the result to those of the convolution's output, `[D]`.
+fn before_activation<F: Scalar>(s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: &[F], h: usize, t: usize) -> Vec<F> {
+    let width = s.heads.width;
+    let z: Vec<F> = (0..width).map(|c| convolved(s, x, w, tail, t, h * width + c)).collect();
+    let mut d = dy[s.heads.by_head(h, t)..][..width].to_vec();
+    if s.unit {
+        let a: Vec<F> = z.iter().map(|&z| activated(s, z)).collect();
+        unit_backward(&a, &mut d);
+    }
+    if s.silu {
+        for (d, z) in d.iter_mut().zip(&z) {
+            *d *= z.silu_slope();
+        }
+    }
+    d
 }
 
 /// Makes the tail after a call from the tail before it and the call's inputs: `x [T, channels]`,
@@ -90,6 +119,11 @@ fn convolved<F: Scalar>(s: ConvShape, x: &[F], w: &[F], tail: &[F], t: usize, ch
         return x[t * channels + channel];
     }
     (0..s.taps).map(|j| w[j * channels + channel] * input(s, x, tail, t + j, channel)).sum()
+}
+
+/// What becomes of one value of the convolution's output.
+fn activated<F: Scalar>(s: ConvShape, z: F) -> F {
+    if s.silu { z.silu() } else { z }
 }
 
 /// `1 / sqrt(sum a^2 + UNIT_EPS)`.

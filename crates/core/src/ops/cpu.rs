@@ -1,7 +1,7 @@
 //! [`Cpu`]: every op on `f32` kernels.
 
 use super::embedding::embedding_forward;
-use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops};
+use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix};
 use crate::error::Result;
 use crate::kernel::KernelChoice;
 use crate::kernels::gemm::{MatMut, MatRef, Start, product};
@@ -175,6 +175,10 @@ impl Ops for Cpu {
         conv::backward(self.isa, self.parallel, s, conv::Inputs { x, w, tail }, dy, dx, dw);
     }
 
+    fn conv_column_backward(&self, s: ConvShape, x: &[f32], w: &[f32], tail: &[f32], dy: &[f32], dx: &mut [f32]) {
+        conv::column_backward(self.isa, self.parallel, s, conv::Inputs { x, w, tail }, dy, dx);
+    }
+
     fn gates_forward(
         &self,
         gates: &[GateSpec],
@@ -213,10 +217,11 @@ impl Ops for Cpu {
         q: &[f32],
         keys: &[f32],
         values: &[f32],
+        prefix: Prefix<&[f32]>,
         y: &mut [f32],
         lse: &mut [f32],
     ) {
-        attention::forward(self.isa, self.parallel, s, [q, keys, values], y, lse);
+        attention::forward(self.isa, self.parallel, s, q, attention::Store { keys, values, prefix }, y, lse);
     }
     fn attention_backward(
         &self,
@@ -224,6 +229,26 @@ impl Ops for Cpu {
         q: &[f32],
         keys: &[f32],
         values: &[f32],
+        prefix: Prefix<&[f32]>,
+        y: &[f32],
+        lse: &[f32],
+        dy: &[f32],
+        dq: &mut [f32],
+        dk: &mut [f32],
+        dv: &mut [f32],
+        dprefix: Prefix<&mut [f32]>,
+    ) {
+        let store = attention::Store { keys, values, prefix };
+        let d = attention::Gradients { dq, dk, dv, dprefix: Some(dprefix) };
+        attention::backward(self.isa, self.parallel, s, store, [q, y, lse, dy], d);
+    }
+    fn attention_column_backward(
+        &self,
+        s: AttentionShape,
+        q: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        prefix: Prefix<&[f32]>,
         y: &[f32],
         lse: &[f32],
         dy: &[f32],
@@ -231,8 +256,9 @@ impl Ops for Cpu {
         dk: &mut [f32],
         dv: &mut [f32],
     ) {
-        let d = attention::Gradients { dq, dk, dv };
-        attention::backward(self.isa, self.parallel, s, [q, keys, values, y, lse, dy], d);
+        let store = attention::Store { keys, values, prefix };
+        let d = attention::Gradients { dq, dk, dv, dprefix: None };
+        attention::backward(self.isa, self.parallel, s, store, [q, y, lse, dy], d);
     }
 
     fn merge_forward(&self, s: HeadShape, x: &[f32], y: &mut [f32]) {
@@ -310,6 +336,17 @@ impl Ops for Cpu {
         dstate: &mut [f32],
     ) -> Result<()> {
         scan::backward_f32(rule, s, self.scan_run(), inputs, saved, dy, dinputs, dstate)
+    }
+    fn scan_column_backward(
+        &self,
+        rule: &AnyRule,
+        s: ScanShape,
+        inputs: &[&[f32]],
+        saved: &[f32],
+        dy: &[f32],
+        dinputs: &mut [&mut [f32]],
+    ) -> Result<()> {
+        scan::column_backward_f32(rule, s, self.scan_run(), inputs, saved, dy, dinputs)
     }
 }
 

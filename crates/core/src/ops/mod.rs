@@ -8,6 +8,10 @@
 //! backward adds into its gradients** (`d` + name); an `Option` gradient that is `None` is not computed.
 //! `T` = tokens of the call, `H` = heads, `D` = width of a head, `C = H * D`.
 //!
+//! Ops that mix tokens have a second transpose, `x_column_backward`: the gradient of each token's output along the
+//! column of that token alone, where keys, inputs and states that other positions contributed are constants. It adds
+//! what `T` calls of one token each would.
+//!
 //! **Invariant:** there is no batch axis. A call is one sequence; sequences run side by side above this crate,
 //! so nothing that one sequence does can reach another.
 
@@ -67,13 +71,15 @@ impl HeadShape {
     }
 }
 
-/// Extent of a short causal convolution with SiLU, from `[T, C]` to heads `[H, T, D]`.
+/// Extent of a short causal convolution, from `[T, C]` to heads `[H, T, D]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
     /// Tokens, heads, head width.
     pub heads: HeadShape,
     /// Taps of the convolution; 0 leaves it out (`w` and `tail` are then empty).
     pub taps: usize,
+    /// Put the result through SiLU.
+    pub silu: bool,
     /// Scale every head's result to unit length, `x / sqrt(sum x^2 + 1e-6)`.
     pub unit: bool,
 }
@@ -81,7 +87,9 @@ pub struct ConvShape {
 /// Keys per block of the attention cache.
 pub const KEY_BLOCK: usize = 64;
 
-/// Extent of causal attention over a cache of keys and values.
+/// Extent of causal attention over a prefix and a cache of keys and values.
+///
+/// The prefix does not live in the cache: every call brings it, see [`Prefix`].
 ///
 /// Key `p` (an absolute position) lies in slot `p % ring`. The cache is cut into blocks of [`KEY_BLOCK`] slots:
 /// keys `[kv_heads, ring / KEY_BLOCK, D, KEY_BLOCK]` (each block transposed), values
@@ -99,6 +107,8 @@ pub struct AttentionShape {
     pub width: usize,
     /// A query at `i` sees keys `j <= i` with `i - j < window`.
     pub window: usize,
+    /// Keys that every query sees besides, wherever it stands; may be 0.
+    pub prefix: usize,
     /// Absolute position of the first query.
     pub pos: u64,
     /// Slots per key head: a multiple of [`KEY_BLOCK`] that holds the window of every query of the call,
@@ -115,6 +125,10 @@ impl AttentionShape {
     pub fn cache_len(&self) -> usize {
         self.kv_heads * self.ring * self.width
     }
+    /// Values in the keys of the prefix, and in its values.
+    pub fn prefix_len(&self) -> usize {
+        self.kv_heads * self.prefix * self.width
+    }
     /// Index of component `c` of key `p` of key head `h` in the key cache.
     pub fn key_index(&self, h: usize, p: u64, c: usize) -> usize {
         let slot = (p % self.ring as u64) as usize;
@@ -129,6 +143,18 @@ impl AttentionShape {
     pub fn first_key(&self, t: usize) -> u64 {
         (self.pos + t as u64 + 1).saturating_sub(self.window as u64)
     }
+}
+
+/// Keys and values that every query of a call sees, `[kv_heads, prefix, D]` each, or the gradients of both. The
+/// default is the empty one.
+///
+/// Persistent memory [Titans v1 eq.19]: parameters, so that no call keeps them for the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Prefix<S> {
+    /// Keys. They have no position: nothing is rotated here.
+    pub keys: S,
+    /// Values.
+    pub values: S,
 }
 
 /// Channel non-linearities of an MLP.
@@ -201,7 +227,7 @@ pub trait Ops: Sync {
         dscale: &mut [Self::F],
     );
 
-    /// Short causal convolution, SiLU, optional unit length, and the turn from tokens to heads:
+    /// Short causal convolution, optional SiLU, optional unit length, and the turn from tokens to heads:
     /// `x [T, C]`, `w [taps, C]` (oldest tap first), `tail [taps - 1, C]` (the inputs before the call, oldest
     /// first), `y [H, T, D]`.
     fn conv_forward(&self, s: ConvShape, x: &[Self::F], w: &[Self::F], tail: &[Self::F], y: &mut [Self::F]);
@@ -215,6 +241,17 @@ pub trait Ops: Sync {
         dy: &[Self::F],
         dx: &mut [Self::F],
         dw: &mut [Self::F],
+    );
+
+    /// Transpose of `conv_forward` along columns: `dx` of a token from its own output, through the newest tap.
+    fn conv_column_backward(
+        &self,
+        s: ConvShape,
+        x: &[Self::F],
+        w: &[Self::F],
+        tail: &[Self::F],
+        dy: &[Self::F],
+        dx: &mut [Self::F],
     );
 
     /// Activations of a rule's gates, see [`GateKind`]. `pre [T, sum_g H * columns_g]` holds the gates one after the
@@ -248,13 +285,15 @@ pub trait Ops: Sync {
     fn rope_backward(&self, s: HeadShape, table: &[Self::F], dy: &[Self::F], dx: &mut [Self::F]);
 
     /// Softmax attention, scaled by `1 / sqrt(D)`: `q, y [heads, T, D]`, caches as in [`AttentionShape`] with the
-    /// call's own keys already stored; `lse [heads, T]` receives log-sum-exp for the backward pass.
+    /// call's own keys already stored, the prefix in front of them; `lse [heads, T]` receives log-sum-exp for the
+    /// backward pass.
     fn attention_forward(
         &self,
         s: AttentionShape,
         q: &[Self::F],
         keys: &[Self::F],
         values: &[Self::F],
+        prefix: Prefix<&[Self::F]>,
         y: &mut [Self::F],
         lse: &mut [Self::F],
     );
@@ -266,6 +305,24 @@ pub trait Ops: Sync {
         q: &[Self::F],
         keys: &[Self::F],
         values: &[Self::F],
+        prefix: Prefix<&[Self::F]>,
+        y: &[Self::F],
+        lse: &[Self::F],
+        dy: &[Self::F],
+        dq: &mut [Self::F],
+        dk: &mut [Self::F],
+        dv: &mut [Self::F],
+        dprefix: Prefix<&mut [Self::F]>,
+    );
+    /// Transpose of `attention_forward` along columns: `dq` as in `attention_backward`, and `dk, dv` of a token from
+    /// its own queries. The prefix is a constant.
+    fn attention_column_backward(
+        &self,
+        s: AttentionShape,
+        q: &[Self::F],
+        keys: &[Self::F],
+        values: &[Self::F],
+        prefix: Prefix<&[Self::F]>,
         y: &[Self::F],
         lse: &[Self::F],
         dy: &[Self::F],
@@ -351,5 +408,19 @@ pub trait Ops: Sync {
         dy: &[Self::F],
         dinputs: &mut [&mut [Self::F]],
         dstate: &mut [Self::F],
+    ) -> Result<()>;
+    /// Transpose of `scan_forward` along columns: what the inputs of a token give to its own read, through its own
+    /// write where the rule writes before it reads. The state before the token is a constant.
+    ///
+    /// # Errors
+    /// As `scan_forward`.
+    fn scan_column_backward(
+        &self,
+        rule: &AnyRule,
+        s: ScanShape,
+        inputs: &[&[Self::F]],
+        saved: &[Self::F],
+        dy: &[Self::F],
+        dinputs: &mut [&mut [Self::F]],
     ) -> Result<()>;
 }

@@ -1,7 +1,7 @@
 //! The slow, generic, single-threaded implementation of every op: law for all others.
 
-use super::attention::{attention_backward, attention_forward};
-use super::conv::{conv_backward, conv_forward};
+use super::attention::{attention_backward, attention_column_backward, attention_forward};
+use super::conv::{conv_backward, conv_column_backward, conv_forward};
 use super::embedding::{embedding_backward, embedding_forward};
 use super::gates::{gates_backward, gates_forward};
 use super::heads::{merge_backward, merge_forward, sigmoid_gate_backward, sigmoid_gate_forward};
@@ -10,11 +10,11 @@ use super::loss::{cross_entropy_backward, cross_entropy_forward};
 use super::mlp::{mlp_backward, mlp_forward};
 use super::norm::{gated_norm_backward, gated_norm_forward, rms_norm_backward, rms_norm_forward};
 use super::rope::{rope_backward, rope_forward};
-use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops};
+use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix};
 use crate::erased::Number;
-use crate::error::Result;
+use crate::error::{Result, expect_len};
 use crate::rules::AnyRule;
-use crate::scan::{self, ScanShape, Write, reference_backward, reference_forward};
+use crate::scan::{self, ScanShape, Write, reference_backward, reference_column_backward, reference_forward};
 use std::marker::PhantomData;
 
 /// Every op by its reference function, over any [`Number`]: `f32`, `f64`, or [`crate::Dual`] for exact derivatives.
@@ -69,6 +69,9 @@ impl<F: Number> Ops for Reference<F> {
     fn conv_backward(&self, s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: &[F], dx: &mut [F], dw: &mut [F]) {
         conv_backward(s, x, w, tail, dy, dx, dw);
     }
+    fn conv_column_backward(&self, s: ConvShape, x: &[F], w: &[F], tail: &[F], dy: &[F], dx: &mut [F]) {
+        conv_column_backward(s, x, w, tail, dy, dx);
+    }
     fn gates_forward(&self, gates: &[GateSpec], tokens: usize, heads: usize, pre: &[F], bias: &[F], out: &mut [F]) {
         gates_forward(gates, tokens, heads, pre, bias, out);
     }
@@ -91,8 +94,17 @@ impl<F: Number> Ops for Reference<F> {
     fn rope_backward(&self, s: HeadShape, table: &[F], dy: &[F], dx: &mut [F]) {
         rope_backward(s, table, dy, dx);
     }
-    fn attention_forward(&self, s: AttentionShape, q: &[F], keys: &[F], values: &[F], y: &mut [F], lse: &mut [F]) {
-        attention_forward(s, q, keys, values, y, lse);
+    fn attention_forward(
+        &self,
+        s: AttentionShape,
+        q: &[F],
+        keys: &[F],
+        values: &[F],
+        prefix: Prefix<&[F]>,
+        y: &mut [F],
+        lse: &mut [F],
+    ) {
+        attention_forward(s, q, keys, values, prefix, y, lse);
     }
     fn attention_backward(
         &self,
@@ -100,6 +112,24 @@ impl<F: Number> Ops for Reference<F> {
         q: &[F],
         keys: &[F],
         values: &[F],
+        prefix: Prefix<&[F]>,
+        y: &[F],
+        lse: &[F],
+        dy: &[F],
+        dq: &mut [F],
+        dk: &mut [F],
+        dv: &mut [F],
+        dprefix: Prefix<&mut [F]>,
+    ) {
+        attention_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv, dprefix);
+    }
+    fn attention_column_backward(
+        &self,
+        s: AttentionShape,
+        q: &[F],
+        keys: &[F],
+        values: &[F],
+        prefix: Prefix<&[F]>,
         y: &[F],
         lse: &[F],
         dy: &[F],
@@ -107,7 +137,7 @@ impl<F: Number> Ops for Reference<F> {
         dk: &mut [F],
         dv: &mut [F],
     ) {
-        attention_backward(s, q, keys, values, y, lse, dy, dq, dk, dv);
+        attention_column_backward(s, q, keys, values, prefix, y, lse, dy, dq, dk, dv);
     }
     fn merge_forward(&self, s: HeadShape, x: &[F], y: &mut [F]) {
         merge_forward(s, x, y);
@@ -175,6 +205,20 @@ impl<F: Number> Ops for Reference<F> {
     ) -> Result<()> {
         scan::check(rule, s, inputs, dstate, dy)?;
         reference_backward(rule, s, inputs, saved, dy, dinputs, dstate);
+        Ok(())
+    }
+    fn scan_column_backward(
+        &self,
+        rule: &AnyRule,
+        s: ScanShape,
+        inputs: &[&[F]],
+        saved: &[F],
+        dy: &[F],
+        dinputs: &mut [&mut [F]],
+    ) -> Result<()> {
+        scan::check_tokens(rule, s, inputs, dy)?;
+        expect_len("scan", "saved", s.heads * s.checkpoints() * rule.state_len(s.dims), saved.len())?;
+        reference_column_backward(rule, s, inputs, saved, dy, dinputs);
         Ok(())
     }
 }

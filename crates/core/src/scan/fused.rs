@@ -1,8 +1,12 @@
 //! The scan of `f32`: checks once, picks a kernel, and runs heads side by side.
 
-use super::{CHECKPOINT_TOKENS, MAX_INPUTS, PerInput, ScanShape, Write, reference_backward, reference_forward};
+use super::{
+    CHECKPOINT_TOKENS, MAX_INPUTS, PerInput, ScanShape, Write, reference_backward, reference_column_backward,
+    reference_forward,
+};
 use crate::error::{Result, expect_len};
 use crate::kernel::{Cotangents, KernelChoice, Scratch, Sequence};
+use crate::kernels::scratch;
 use crate::rule::Dims;
 use crate::rules::AnyRule;
 use crate::simd::Isa;
@@ -126,12 +130,44 @@ pub fn backward_f32(
     dinputs: &mut [&mut [f32]],
     dstate: &mut [f32],
 ) -> Result<()> {
+    run_backward(rule, s, run, inputs, saved, dy, dinputs, Some(dstate))
+}
+
+/// [`super::reference_column_backward`] by the rule's kernels: every token is a sequence of its own.
+///
+/// # Errors
+/// As [`forward_f32`].
+pub fn column_backward_f32(
+    rule: &AnyRule,
+    s: ScanShape,
+    run: Run<'_>,
+    inputs: &[&[f32]],
+    saved: &[f32],
+    dy: &[f32],
+    dinputs: &mut [&mut [f32]],
+) -> Result<()> {
+    run_backward(rule, s, run, inputs, saved, dy, dinputs, None)
+}
+
+/// [`backward_f32`] where there is a `dstate`, [`column_backward_f32`] where there is none.
+fn run_backward(
+    rule: &AnyRule,
+    s: ScanShape,
+    run: Run<'_>,
+    inputs: &[&[f32]],
+    saved: &[f32],
+    dy: &[f32],
+    dinputs: &mut [&mut [f32]],
+    dstate: Option<&mut [f32]>,
+) -> Result<()> {
     let (state_len, flops) = Layout::with(rule, s.dims, |layout| {
         layout.expect_inputs(s, "inputs", inputs.iter().map(|x| x.len()))?;
         layout.expect_inputs(s, "dinputs", dinputs.iter().map(|x| x.len()))?;
         expect_len("scan", "saved", s.heads * s.checkpoints() * layout.state_len, saved.len())?;
         expect_len("scan", "dy", s.heads * s.tokens * s.dims.dv, dy.len())?;
-        expect_len("scan", "dstate", s.heads * layout.state_len, dstate.len())?;
+        if let Some(dstate) = &dstate {
+            expect_len("scan", "dstate", s.heads * layout.state_len, dstate.len())?;
+        }
         Ok((layout.state_len, layout.flops))
     })?;
     let job = Job { rule, s, kernel: rule.choose(s.dims, s.tokens, run.kernel)?, isa: run.isa, state_len, flops };
@@ -170,7 +206,8 @@ struct Backward<'a> {
     saved: &'a [f32],
     dy: &'a [f32],
     dinputs: PerInput<&'a mut [f32]>,
-    dstate: &'a mut [f32],
+    /// `None` for gradients along columns: it is zero behind every token.
+    dstate: Option<&'a mut [f32]>,
 }
 
 impl<'a> Job<'a> {
@@ -251,7 +288,7 @@ impl<'a> Job<'a> {
             dinputs_a.push(a);
             dinputs_b.push(b);
         }
-        let (dstate_a, dstate_b) = x.dstate.split_at_mut(a.s.heads * a.state_len);
+        let (dstate_a, dstate_b) = x.dstate.map(|d| d.split_at_mut(a.s.heads * a.state_len)).unzip();
         let x_a = Backward { inputs: inputs_a, saved: saved_a, dy: dy_a, dinputs: dinputs_a, dstate: dstate_a };
         let x_b = Backward { inputs: inputs_b, saved: saved_b, dy: dy_b, dinputs: dinputs_b, dstate: dstate_b };
         rayon::join(|| a.backward(true, x_a), || b.backward(true, x_b));
@@ -261,7 +298,10 @@ impl<'a> Job<'a> {
     fn backward_heads(self, x: &mut Backward<'_>) {
         let Self { rule, s, kernel, .. } = self;
         let Some(kernel) = kernel else {
-            return reference_backward(rule, s, &x.inputs, x.saved, x.dy, &mut x.dinputs, x.dstate);
+            return match &mut x.dstate {
+                Some(dstate) => reference_backward(rule, s, &x.inputs, x.saved, x.dy, &mut x.dinputs, dstate),
+                None => reference_column_backward(rule, s, &x.inputs, x.saved, x.dy, &mut x.dinputs),
+            };
         };
         let (values, kept) = (s.tokens * s.dims.dv, s.checkpoints() * self.state_len);
         self.with_scratch(|scratch| {
@@ -278,7 +318,7 @@ impl<'a> Job<'a> {
                             &mut d[len * h..][..len]
                         })
                         .collect(),
-                    dstate: &mut x.dstate[h * self.state_len..][..self.state_len],
+                    dstate: x.dstate.as_mut().map(|d| &mut d[h * self.state_len..][..self.state_len]),
                 };
                 self.backward_head(kernel, head, scratch);
             }
@@ -286,21 +326,56 @@ impl<'a> Job<'a> {
     }
 
     fn backward_head(self, kernel: usize, mut x: Backward<'_>, scratch: &mut Scratch) {
-        let Self { rule, s, .. } = self;
+        let Some(dstate) = x.dstate.take() else {
+            return self.column_head(kernel, x, scratch);
+        };
         for (i, start) in x.saved.chunks_exact(self.state_len).enumerate().rev() {
             let (first, last) = self.segment(i);
-            let inputs = self.part(&x.inputs, first, last);
-            let mut dinputs: [&mut [f32]; MAX_INPUTS] = Default::default();
-            for (part, d) in dinputs.iter_mut().zip(&mut x.dinputs) {
-                let width = d.len() / s.tokens;
-                *part = &mut d[first * width..last * width];
-            }
-            let dinputs = &mut dinputs[..inputs.len()];
-            let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
-            let dy = &x.dy[first * s.dims.dv..last * s.dims.dv];
-            let ct = Cotangents { start, dy, dinputs, dstate: x.dstate };
-            rule.kernel_backward(kernel, s.dims, seq, ct, scratch);
+            self.backward_tokens(kernel, &mut x, (first, last), start, dstate, scratch);
         }
+    }
+
+    /// Token after token, from the states that the forward pass kept and those that the kernel makes of them again.
+    fn column_head(self, kernel: usize, mut x: Backward<'_>, scratch: &mut Scratch) {
+        let Self { rule, s, state_len, .. } = self;
+        let mut own = scratch::borrow();
+        let [state, dstate, unread] = own.take([state_len, state_len, s.dims.dv]);
+        for (i, start) in x.saved.chunks_exact(state_len).enumerate() {
+            let (first, last) = self.segment(i);
+            state.copy_from_slice(start);
+            for t in first..last {
+                dstate.fill(0.0);
+                self.backward_tokens(kernel, &mut x, (t, t + 1), state, dstate, scratch);
+                if t + 1 < last {
+                    let inputs = self.part(&x.inputs, t, t + 1);
+                    let seq = Sequence { tokens: 1, pos: s.pos + t as u64, inputs: &inputs };
+                    rule.kernel_forward(kernel, s.dims, seq, state, unread, None, scratch);
+                }
+            }
+        }
+    }
+
+    /// The transpose of tokens `first..last` of one head, which found the state `start`.
+    fn backward_tokens(
+        self,
+        kernel: usize,
+        x: &mut Backward<'_>,
+        (first, last): (usize, usize),
+        start: &[f32],
+        dstate: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let Self { rule, s, .. } = self;
+        let inputs = self.part(&x.inputs, first, last);
+        let mut dinputs: [&mut [f32]; MAX_INPUTS] = Default::default();
+        for (part, d) in dinputs.iter_mut().zip(&mut x.dinputs) {
+            let width = d.len() / s.tokens;
+            *part = &mut d[first * width..last * width];
+        }
+        let dinputs = &mut dinputs[..inputs.len()];
+        let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
+        let dy = &x.dy[first * s.dims.dv..last * s.dims.dv];
+        rule.kernel_backward(kernel, s.dims, seq, Cotangents { start, dy, dinputs, dstate }, scratch);
     }
 
     /// Calls `run` with this thread's scratch.

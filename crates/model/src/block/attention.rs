@@ -1,11 +1,12 @@
 //! Causal attention with rotary positions, over a window or over everything that the state keeps.
 
+use super::persistent::Persistent;
 use super::{Builder, Call};
 use crate::config::AttentionConfig;
 use crate::pool::{Pool, fit};
 use crate::state::Content;
 use hecate_core::Scalar;
-use hecate_core::ops::{AttentionShape, HeadShape, KEY_BLOCK, Ops, attention};
+use hecate_core::ops::{AttentionShape, HeadShape, KEY_BLOCK, Ops, Prefix, attention};
 use std::ops::Range;
 
 /// Tokens of one serving call that the state's ring has room for besides the window.
@@ -22,6 +23,8 @@ pub(crate) struct Attention {
     v: Range<usize>,
     /// Present where attention stands alone and projects its own way out.
     out: Option<Range<usize>>,
+    /// Persistent rows that every query sees: their number and their place.
+    prefix: (usize, Range<usize>),
     /// Rows of one serving call that the ring has room for besides the window.
     serve: usize,
     /// Ring of the state, in slots.
@@ -32,17 +35,21 @@ pub(crate) struct Attention {
 
 #[derive(Debug, Default)]
 pub(crate) struct AttentionTape<F> {
-    q: Vec<F>,      // [heads, T, D], rotated
-    keys: Vec<F>,   // the ring that the call attended over
-    values: Vec<F>, // the same for values
-    y: Vec<F>,      // [heads, T, D]
-    lse: Vec<F>,    // [heads, T]
-    merged: Vec<F>, // [T, heads * D], where attention stands alone
+    q: Vec<F>,             // [heads, T, D], rotated
+    keys: Vec<F>,          // the ring that the call attended over
+    values: Vec<F>,        // the same for values
+    y: Vec<F>,             // [heads, T, D]
+    lse: Vec<F>,           // [heads, T]
+    merged: Vec<F>,        // [T, heads * D], where attention stands alone
+    prefix_keys: Vec<F>,   // [kv_heads, P, D]
+    prefix_values: Vec<F>, // [kv_heads, P, D]
 }
 
 impl<F> AttentionTape<F> {
     pub fn len(&self) -> usize {
-        [&self.q, &self.keys, &self.values, &self.y, &self.lse, &self.merged].iter().map(|v| v.len()).sum()
+        let prefix = self.prefix_keys.len() + self.prefix_values.len();
+        let own = [&self.q, &self.keys, &self.values, &self.y, &self.lse, &self.merged];
+        prefix + own.iter().map(|v| v.len()).sum::<usize>()
     }
 }
 
@@ -62,7 +69,12 @@ impl Attention {
         let keys = b.state.add(format!("{name}.keys"), Content::Tensor(vec![kv_heads, blocks, width, KEY_BLOCK]));
         let values = b.state.add(format!("{name}.values"), Content::Tensor(vec![kv_heads, blocks, KEY_BLOCK, width]));
         let (window, base) = (config.window(), config.rope_base);
-        Self { heads, kv_heads, width, window, base, q, k, v, out, serve, ring, keys, values }
+        Self { heads, kv_heads, width, window, base, q, k, v, out, prefix: (0, 0..0), serve, ring, keys, values }
+    }
+
+    /// With rows that every query sees, whatever the window.
+    pub fn seeing(self, rows: &Persistent) -> Self {
+        Self { prefix: (rows.count(), rows.rows.clone()), ..self }
     }
 
     /// Width of what it gives: all heads side by side.
@@ -72,7 +84,7 @@ impl Attention {
 
     fn shape(&self, tokens: usize, pos: u64, ring: usize) -> AttentionShape {
         let Self { heads, kv_heads, width, window, .. } = *self;
-        AttentionShape { tokens, heads, kv_heads, width, window, pos, ring }
+        AttentionShape { tokens, heads, kv_heads, width, window, prefix: self.prefix.0, pos, ring }
     }
 
     fn head_shape(&self, tokens: usize, heads: usize) -> HeadShape {
@@ -136,19 +148,21 @@ impl Attention {
         call.linear(&self.v, x, &mut pre);
         call.ops.rope_forward(self.head_shape(tokens, self.kv_heads), &[], &pre, &mut v);
 
+        self.fill_prefix(call, tape, pool);
+        let prefix = Prefix { keys: &tape.prefix_keys[..], values: &tape.prefix_values[..] };
         let (y, lse) = (fit(&mut tape.y, all), fit(&mut tape.lse, self.heads * tokens));
         let kept = self.shape(tokens, call.pos, self.ring);
         let (keys, values) = self.cache(state);
         if !call.record && tokens <= self.serve {
             attention::store(kept, &k, &v, keys, values);
-            call.ops.attention_forward(kept, &tape.q, keys, values, y, lse);
+            call.ops.attention_forward(kept, &tape.q, keys, values, prefix, y, lse);
         } else {
             // A training call is longer than the state's ring: attend over a ring of its own, kept for the way back.
             let own = self.shape(tokens, call.pos, AttentionShape::ring_for(self.window, tokens));
             let (own_keys, own_values) = (fit(&mut tape.keys, own.cache_len()), fit(&mut tape.values, own.cache_len()));
             attention::carry(self.shape(0, call.pos, self.ring), keys, values, own.ring, own_keys, own_values);
             attention::store(own, &k, &v, own_keys, own_values);
-            call.ops.attention_forward(own, &tape.q, own_keys, own_values, y, lse);
+            call.ops.attention_forward(own, &tape.q, own_keys, own_values, prefix, y, lse);
             attention::carry(own, own_keys, own_values, kept.ring, keys, values);
         }
         call.ops.merge_forward(self.head_shape(tokens, self.heads), &tape.y, merged);
@@ -173,6 +187,7 @@ impl Attention {
         let (all, kv) = (tokens * self.inner(), tokens * self.kv_heads * self.width);
         let (mut dy, mut dq) = (pool.zeros(all), pool.zeros(all));
         let (mut dk, mut dv) = (pool.zeros(kv), pool.zeros(kv));
+        let [mut dprefix_keys, mut dprefix_values] = std::array::from_fn(|_| pool.zeros(tape.prefix_keys.len()));
         let own = self.shape(tokens, call.pos, AttentionShape::ring_for(self.window, tokens));
         call.ops.merge_backward(self.head_shape(tokens, self.heads), dmerged, &mut dy);
         call.ops.attention_backward(
@@ -180,13 +195,16 @@ impl Attention {
             &tape.q,
             &tape.keys,
             &tape.values,
+            Prefix { keys: &tape.prefix_keys[..], values: &tape.prefix_values[..] },
             &tape.y,
             &tape.lse,
             &dy,
             &mut dq,
             &mut dk,
             &mut dv,
+            Prefix { keys: &mut dprefix_keys[..], values: &mut dprefix_values[..] },
         );
+        self.prefix_backward(call, [&dprefix_keys, &dprefix_values], grads, pool);
         let empty: &[O::F] = &[];
         for (w, heads, table, dhead) in [
             (&self.q, self.heads, table, &dq),
@@ -198,9 +216,49 @@ impl Attention {
             call.linear_backward(w, x, &dpre, Some(dx), grads);
             pool.give(dpre);
         }
-        for buffer in [dy, dq, dk, dv] {
+        for buffer in [dy, dq, dk, dv, dprefix_keys, dprefix_values] {
             pool.give(buffer);
         }
+    }
+
+    /// Keys and values of the persistent rows, which have no position.
+    fn fill_prefix<O: Ops>(&self, call: &Call<'_, O>, tape: &mut AttentionTape<O::F>, pool: &mut Pool<O::F>) {
+        let (count, rows) = &self.prefix;
+        let n = count * self.kv_heads * self.width;
+        if n == 0 {
+            return;
+        }
+        let mut pre = pool.take(n);
+        let own = call.with(*count, 0);
+        for (w, out) in [(&self.k, &mut tape.prefix_keys), (&self.v, &mut tape.prefix_values)] {
+            own.linear(w, &call.params[rows.clone()], &mut pre);
+            call.ops.rope_forward(self.head_shape(*count, self.kv_heads), &[], &pre, fit(out, n));
+        }
+        pool.give(pre);
+    }
+
+    /// Transpose of [`Attention::fill_prefix`].
+    fn prefix_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        dprefix: [&[O::F]; 2],
+        grads: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let (count, rows) = &self.prefix;
+        if *count == 0 {
+            return;
+        }
+        let own = call.with(*count, 0);
+        let mut drows = pool.zeros(rows.len());
+        for (w, dhead) in [&self.k, &self.v].into_iter().zip(dprefix) {
+            let mut dpre = pool.zeros(dhead.len());
+            call.ops.rope_backward(self.head_shape(*count, self.kv_heads), &[], dhead, &mut dpre);
+            own.linear_backward(w, &call.params[rows.clone()], &dpre, Some(&mut drows), grads);
+            pool.give(dpre);
+        }
+        super::add(&mut grads[rows.clone()], &drows);
+        pool.give(drows);
     }
 
     /// Forgets all keys: what comes next stands at position 0.
@@ -217,7 +275,7 @@ impl Attention {
     pub fn flops(&self, tokens: usize, pos: u64) -> f64 {
         let weights = self.q.len() + self.k.len() + self.v.len() + self.out.as_ref().map_or(0, Range::len);
         let seen = |t: usize| (pos + t as u64 + 1).min(self.window as u64) as f64;
-        let keys = (0..tokens).map(seen).sum::<f64>() / tokens.max(1) as f64;
+        let keys = self.prefix.0 as f64 + (0..tokens).map(seen).sum::<f64>() / tokens.max(1) as f64;
         2.0 * weights as f64 + 4.0 * self.inner() as f64 * keys
     }
 

@@ -1,11 +1,14 @@
 //! Memory as a gate: a window of attention, and a memory for what lies beyond it [Titans v1 eq.28].
 //!
 //! ```text
-//! y = attention(x);  m = memory(x);  out = (rms(y) * sigmoid(rms(m))) W_o
+//! y = attention([P] x);  m = memory([P; x]);  out = (rms(y) * sigmoid(rms(m))) W_o
 //! ```
+//!
+//! Every query sees the persistent rows P, whatever the window; the memory takes them before the first token.
 
 use super::attention::{Attention, AttentionTape};
 use super::levels::{Levels, LevelsTape};
+use super::persistent::{Persistent, PersistentTape};
 use super::{Builder, Call};
 use crate::config::MagConfig;
 use crate::error::Result;
@@ -16,6 +19,7 @@ use std::ops::Range;
 pub(crate) struct Mag {
     pub attention: Attention,
     pub levels: Levels,
+    persistent: Persistent,
     attention_scale: Range<usize>,
     memory_scale: Range<usize>,
     out: Range<usize>,
@@ -25,6 +29,8 @@ pub(crate) struct Mag {
 pub(crate) struct MagTape<F> {
     attention: AttentionTape<F>,
     pub levels: LevelsTape<F>,
+    prefixed: PersistentTape<F>,
+    wide: Vec<F>,     // [N + T, C]
     y: Vec<F>,        // [T, C]
     m: Vec<F>,        // [T, C]
     y_normed: Vec<F>, // [T, C]
@@ -34,20 +40,21 @@ pub(crate) struct MagTape<F> {
 
 impl<F> MagTape<F> {
     pub fn len(&self) -> usize {
-        let own = [&self.y, &self.m, &self.y_normed, &self.m_normed, &self.gated].map(|v| v.len());
-        self.attention.len() + self.levels.len() + own.iter().sum::<usize>()
+        let own = [&self.wide, &self.y, &self.m, &self.y_normed, &self.m_normed, &self.gated].map(|v| v.len());
+        self.attention.len() + self.levels.len() + self.prefixed.len() + own.iter().sum::<usize>()
     }
 }
 
 impl Mag {
     pub fn new(b: &mut Builder<'_>, config: &MagConfig) -> Self {
-        let attention = Attention::new(b, &config.attention, "mixer.attention", false, 0);
+        let persistent = Persistent::new(b, "mixer", config.persistent);
+        let attention = Attention::new(b, &config.attention, "mixer.attention", false, 0).seeing(&persistent);
         let levels = Levels::new(b, &config.memory, "mixer.memory");
         let inner = attention.inner();
         let attention_scale = b.norm("mixer.attention_norm", inner);
         let memory_scale = b.norm("mixer.memory_norm", inner);
         let out = b.weight_out("mixer.out", inner);
-        Self { attention, levels, attention_scale, memory_scale, out }
+        Self { attention, levels, persistent, attention_scale, memory_scale, out }
     }
 
     /// `out [T, width]` from the normed stream `x [T, width]`.
@@ -63,8 +70,12 @@ impl Mag {
         let inner = self.attention.inner();
         let n = call.tokens * inner;
         self.attention.forward(call, x, state, &mut tape.attention, pool, fit(&mut tape.y, n));
-        self.levels.forward(call, x, state, &mut tape.levels)?;
-        call.ops.merge_forward(self.levels.head_shape(call.tokens), tape.levels.y(), fit(&mut tape.m, n));
+        let long = self.persistent.call(call);
+        let x = self.persistent.prepend(call, x, &mut tape.prefixed);
+        self.levels.forward(&long, x, state, &mut tape.levels)?;
+        let wide = fit(&mut tape.wide, long.tokens * inner);
+        call.ops.merge_forward(self.levels.head_shape(long.tokens), tape.levels.y(), wide);
+        fit(&mut tape.m, n).copy_from_slice(&wide[wide.len() - n..]);
         let norm = |scale: &Range<usize>, x: &[O::F], y: &mut [O::F]| {
             call.ops.rms_norm_forward(inner, x, &call.params[scale.clone()], y);
         };
@@ -98,10 +109,21 @@ impl Mag {
         norm(&self.attention_scale, &tape.y, &dy_normed, &mut dy, grads);
         norm(&self.memory_scale, &tape.m, &dm_normed, &mut dm, grads);
         self.attention.backward(call, x, &tape.attention, &dy, dx, grads, pool);
-        let mut dm_heads = pool.zeros(n);
-        call.ops.merge_backward(self.levels.head_shape(call.tokens), &dm, &mut dm_heads);
-        self.levels.backward(call, x, &tape.levels, &dm_heads, dx, grads, pool)?;
-        for buffer in [dgated, dy_normed, dm_normed, dy, dm, dm_heads] {
+        let long = self.persistent.call(call);
+        let [mut wide, mut dm_heads] = std::array::from_fn(|_| pool.zeros(long.tokens * inner));
+        let first = wide.len() - n;
+        wide[first..].copy_from_slice(&dm);
+        call.ops.merge_backward(self.levels.head_shape(long.tokens), &wide, &mut dm_heads);
+        if long.tokens == call.tokens {
+            self.levels.backward(&long, x, &tape.levels, &dm_heads, dx, grads, pool)?;
+        } else {
+            let x = tape.prefixed.x();
+            let mut dlong = pool.zeros(x.len());
+            self.levels.backward(&long, x, &tape.levels, &dm_heads, &mut dlong, grads, pool)?;
+            self.persistent.prepend_backward(&dlong, dx, grads);
+            pool.give(dlong);
+        }
+        for buffer in [dgated, dy_normed, dm_normed, dy, dm, wide, dm_heads] {
             pool.give(buffer);
         }
         Ok(())

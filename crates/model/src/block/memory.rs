@@ -180,7 +180,7 @@ impl Memory {
 
     pub(super) fn conv_shape(&self, p: &Projected, tokens: usize) -> ConvShape {
         let heads = HeadShape { tokens, heads: self.heads, width: p.width };
-        ConvShape { heads, taps: p.taps, unit: p.unit }
+        ConvShape { heads, taps: p.taps, silu: true, unit: p.unit }
     }
 
     pub(super) fn scan_shape(&self, call_tokens: usize, pos: u64) -> ScanShape {

@@ -91,7 +91,7 @@ fn memory(rule: &str, heads: usize) -> MemoryConfig {
 }
 
 fn mag(attention: AttentionConfig, memory: MemoryConfig) -> MixerConfig {
-    MixerConfig::Mag(MagConfig { attention, memory })
+    MixerConfig::Mag(MagConfig { attention, memory, persistent: 0 })
 }
 
 /// A layout whose config is one of this file.

@@ -3,7 +3,7 @@
 use super::harness::{Call, Case, Fault, Work};
 use super::inputs::numbers;
 use hecate_core::conformance::ops::{KERNEL_TOLERANCE, OpCase, measure};
-use hecate_core::ops::{AttentionShape, ConvShape, Cpu, HeadShape, MlpKind, Ops};
+use hecate_core::ops::{AttentionShape, ConvShape, Cpu, HeadShape, MlpKind, Ops, Prefix};
 
 const TOKENS: usize = 512;
 const HEADS: HeadShape = HeadShape { tokens: TOKENS, heads: 4, width: 64 };
@@ -54,7 +54,7 @@ fn pairs(s: AttentionShape) -> usize {
 
 fn attention_shape(tokens: usize, window: usize, pos: u64) -> AttentionShape {
     let ring = AttentionShape::ring_for(window, tokens);
-    AttentionShape { tokens, heads: 4, kv_heads: 4, width: 64, window, pos, ring }
+    AttentionShape { tokens, heads: 4, kv_heads: 4, width: 64, window, prefix: 0, pos, ring }
 }
 
 /// The buffers of a call of attention.
@@ -75,7 +75,8 @@ impl Attention {
     }
 
     fn forward(&mut self, cpu: &Cpu) {
-        cpu.attention_forward(self.shape, &self.q, &self.keys, &self.values, &mut self.y, &mut self.lse);
+        let Self { shape, q, keys, values, y, lse } = self;
+        cpu.attention_forward(*shape, q, keys, values, Prefix::default(), y, lse);
     }
 }
 
@@ -94,7 +95,9 @@ fn attention(tokens: usize, window: usize) -> [Case; 2] {
         let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![0.0; dy.len()]);
         Box::new(move |cpu| {
             a.forward(cpu);
-            cpu.attention_backward(s, &a.q, &a.keys, &a.values, &a.y, &a.lse, &dy, &mut dq, &mut dk, &mut dv);
+            let Attention { q, keys, values, y, lse, .. } = &a;
+            let none = Prefix::default();
+            cpu.attention_backward(s, q, keys, values, none, y, lse, &dy, &mut dq, &mut dk, &mut dv, Prefix::default());
         })
     });
     [forward, both]
@@ -152,7 +155,7 @@ fn gated_norm() -> Case {
 }
 
 fn convolution() -> Case {
-    let s = ConvShape { heads: HEADS, taps: 4, unit: true };
+    let s = ConvShape { heads: HEADS, taps: 4, silu: true, unit: true };
     let n = HEADS.len();
     let verified = OpCase::Conv(ConvShape { heads: HeadShape { tokens: VERIFIED_TOKENS, ..HEADS }, ..s });
     row("convolution 512x4x64 both ways", TOKENS, ("38 T C", 38 * n), verified, move || {

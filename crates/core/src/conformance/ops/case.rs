@@ -1,9 +1,10 @@
 //! One op at one shape: its arguments, and how it is called.
 
 use super::super::random::Random;
-use super::{EXACT_SCAN_TOLERANCE, EXACT_TOLERANCE};
+use super::{EXACT_SCAN_TOLERANCE, EXACT_TOLERANCE, column};
 use crate::ops::{
-    AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Reference, attention, gate_specs, rope,
+    AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix, Reference, attention,
+    gate_specs, rope,
 };
 use crate::rule::{Activation, Start, StateTensor, start_state};
 use crate::rules::AnyRule;
@@ -54,7 +55,7 @@ pub enum OpCase {
     },
     /// The turn from tokens to heads: rotary positions with an empty table.
     Turn(HeadShape),
-    /// Attention over a filled cache.
+    /// Attention over a prefix and a filled cache.
     Attention(AttentionShape),
     /// The turn from heads to tokens.
     Merge(HeadShape),
@@ -88,6 +89,8 @@ pub enum OpCase {
         /// Heads, tokens, sizes.
         shape: ScanShape,
     },
+    /// Attention, a convolution or a scan, with gradients along the columns of tokens: [`OpCase::along_columns`].
+    Column(Box<OpCase>),
 }
 
 /// How an op treats the gradient of an argument.
@@ -186,7 +189,9 @@ impl OpCase {
                 let (queries, own) = (s.heads * s.tokens * s.width, s.kv_heads * s.tokens * s.width);
                 let (q, k, v) = (added("q", queries), added("k", own), added("v", own));
                 let old = s.kv_heads * past(s) * s.width;
-                vec![q, k, v, constant("old_k", random.values(old)), constant("old_v", random.values(old))]
+                let prefix = [added("prefix_k", s.prefix_len()), added("prefix_v", s.prefix_len())];
+                let old = ["old_k", "old_v"].map(|name| constant(name, random.values(old)));
+                [q, k, v].into_iter().chain(prefix).chain(old).collect()
             }
             Self::GatedNorm(s) => {
                 vec![added("x", s.len()), added("scale", s.heads * s.width), added("g", s.len())]
@@ -195,6 +200,7 @@ impl OpCase {
             Self::Mlp { kind, tokens, hidden } => vec![added("x", tokens * kind.input_width(*hidden))],
             Self::CrossEntropy { tokens, vocab } => vec![added("logits", tokens * vocab)],
             Self::Scan { rule, shape } => scan_arguments(rule, *shape, random),
+            Self::Column(op) => column::arguments(op, random),
         }
     }
 
@@ -219,10 +225,11 @@ impl OpCase {
             }
             (&Self::Rope { shape, .. }, [table, x]) => single(x.len(), |y| ops.rope_forward(shape, table, x, y)),
             (&Self::Turn(s), [x]) => single(x.len(), |y| ops.rope_forward(s, &[], x, y)),
-            (&Self::Attention(s), [q, k, v, old_k, old_v]) => {
+            (&Self::Attention(s), [q, k, v, prefix_k, prefix_v, old_k, old_v]) => {
                 let (keys, values) = rings(s, k, v, old_k, old_v);
+                let prefix = Prefix { keys: &prefix_k[..], values: &prefix_v[..] };
                 let mut lse = unwritten(s.heads * s.tokens);
-                let mut out = single(q.len(), |y| ops.attention_forward(s, q, &keys, &values, y, &mut lse));
+                let mut out = single(q.len(), |y| ops.attention_forward(s, q, &keys, &values, prefix, y, &mut lse));
                 out.push(Output { name: "lse", kind: Kind::Auxiliary, values: lse });
                 out
             }
@@ -236,6 +243,7 @@ impl OpCase {
                 single(tokens, |y| ops.cross_entropy_forward(vocab, logits, &tokens_below(tokens, vocab), y))
             }
             (Self::Scan { rule, shape }, [inputs @ .., state]) => scan_forward(ops, rule, *shape, inputs, state),
+            (Self::Column(op), args) => column::forward(op, ops, args),
             _ => panic!("{self}: {} arguments", args.len()),
         }
     }
@@ -271,10 +279,16 @@ impl OpCase {
             }
             (&Self::Rope { shape, .. }, [table, _], [_, dx]) => ops.rope_backward(shape, table, first, dx),
             (&Self::Turn(s), [_], [dx]) => ops.rope_backward(s, &[], first, dx),
-            (&Self::Attention(s), [q, k, v, old_k, old_v], [dq, dk, dv, _, _]) => {
+            (
+                &Self::Attention(s),
+                [q, k, v, prefix_k, prefix_v, old_k, old_v],
+                [dq, dk, dv, dprefix_k, dprefix_v, _, _],
+            ) => {
                 let (keys, values) = rings(s, k, v, old_k, old_v);
                 let (y, lse) = (&out[0].values, &out[1].values);
-                ops.attention_backward(s, q, &keys, &values, y, lse, first, dq, dk, dv);
+                let prefix = Prefix { keys: &prefix_k[..], values: &prefix_v[..] };
+                let dprefix = Prefix { keys: &mut dprefix_k[..], values: &mut dprefix_v[..] };
+                ops.attention_backward(s, q, &keys, &values, prefix, y, lse, first, dq, dk, dv, dprefix);
             }
             (&Self::Merge(s), [_], [dx]) => ops.merge_backward(s, first, dx),
             (&Self::GatedNorm(s), [x, scale, g], [dx, dscale, dg]) => {
@@ -289,20 +303,29 @@ impl OpCase {
                 dstate.copy_from_slice(&dy[1]);
                 scan_backward(ops, rule, *shape, inputs, &out[2].values, first, dinputs, dstate);
             }
+            (Self::Column(op), args, grads) => column::backward(op, ops, args, out, first, grads),
             _ => panic!("{self}: {} arguments", args.len()),
         }
     }
 
     /// Tolerance of the exact check.
     pub fn exact_tolerance(&self) -> f64 {
-        if matches!(self, Self::Scan { .. }) { EXACT_SCAN_TOLERANCE } else { EXACT_TOLERANCE }
+        match self {
+            Self::Scan { .. } => EXACT_SCAN_TOLERANCE,
+            Self::Column(op) => op.exact_tolerance(),
+            _ => EXACT_TOLERANCE,
+        }
     }
 
     /// Whether the gradient of an argument is zero for every input: attention that sees a single key gives it all
     /// weight, whatever the score. Rounding is then measured against the gradient that came in.
     pub fn vanishes(&self, argument: &str) -> bool {
-        let alone = |s: &AttentionShape| s.window == 1 || (s.pos == 0 && s.tokens == 1);
-        matches!(self, Self::Attention(s) if alone(s) && ["q", "k"].contains(&argument))
+        let alone = |s: &AttentionShape| s.prefix == 0 && (s.window == 1 || (s.pos == 0 && s.tokens == 1));
+        match self {
+            Self::Attention(s) => alone(s) && ["q", "k"].contains(&argument),
+            Self::Column(op) => op.vanishes(argument),
+            _ => false,
+        }
     }
 }
 
@@ -312,7 +335,7 @@ fn past(s: &AttentionShape) -> usize {
 }
 
 /// The rings of a call. Slots that no key was written to hold a large number, which shows wherever it is read.
-fn rings<F: Scalar>(s: AttentionShape, k: &[F], v: &[F], old_k: &[F], old_v: &[F]) -> (Vec<F>, Vec<F>) {
+pub(super) fn rings<F: Scalar>(s: AttentionShape, k: &[F], v: &[F], old_k: &[F], old_v: &[F]) -> (Vec<F>, Vec<F>) {
     let mut keys = vec![F::from_f64(1e3); s.cache_len()];
     let mut values = keys.clone();
     let before = AttentionShape { tokens: past(&s), pos: s.pos - past(&s) as u64, ..s };
@@ -357,6 +380,14 @@ fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argu
     arguments
 }
 
+pub(super) fn slices<F>(buffers: &[Vec<F>]) -> Vec<&[F]> {
+    buffers.iter().map(Vec::as_slice).collect()
+}
+
+pub(super) fn slices_mut<F>(buffers: &mut [Vec<F>]) -> Vec<&mut [F]> {
+    buffers.iter_mut().map(Vec::as_mut_slice).collect()
+}
+
 fn scan_forward<O: Ops>(
     ops: &O,
     rule: &AnyRule,
@@ -364,7 +395,7 @@ fn scan_forward<O: Ops>(
     inputs: &[Vec<O::F>],
     state: &[O::F],
 ) -> Vec<Output<O::F>> {
-    let inputs: Vec<&[O::F]> = inputs.iter().map(Vec::as_slice).collect();
+    let inputs = slices(inputs);
     let mut state = state.to_vec();
     let mut saved = unwritten(s.heads * s.checkpoints() * rule.state_len(s.dims));
     let mut out = single(s.heads * s.tokens * s.dims.dv, |y| {
@@ -385,7 +416,6 @@ fn scan_backward<O: Ops>(
     dinputs: &mut [Vec<O::F>],
     dstate: &mut [O::F],
 ) {
-    let inputs: Vec<&[O::F]> = inputs.iter().map(Vec::as_slice).collect();
-    let mut dinputs: Vec<&mut [O::F]> = dinputs.iter_mut().map(Vec::as_mut_slice).collect();
+    let (inputs, mut dinputs) = (slices(inputs), slices_mut(dinputs));
     ops.scan_backward(rule, s, &inputs, saved, dy, &mut dinputs, dstate).expect("the rule can run");
 }

@@ -1,7 +1,10 @@
 //! Streams cut into calls: what a model does with tails and rings, so that any cut can be compared with one call.
 
-use crate::ops::{AttentionShape, ConvShape, HeadShape, Ops, attention, conv};
+use super::case::{slices, slices_mut};
+use crate::ops::{AttentionShape, ConvShape, HeadShape, Ops, Prefix, attention, conv};
+use crate::rules::AnyRule;
 use crate::scalar::Scalar;
+use crate::scan::{ScanShape, Write};
 use std::ops::Range;
 
 /// [`Ops::conv_forward`] over `x [T, C]`, cut after every number of tokens in `pieces`, the tail carried over.
@@ -32,8 +35,9 @@ pub fn conv_in_pieces<O: Ops>(
 }
 
 /// [`Ops::attention_forward`] over `q [heads, T, D]`, `k, v [kv_heads, T, D]`, cut after every number of tokens in
-/// `pieces`. Between calls the keys live in the smallest ring; each call carries them into one that holds its own.
-/// Gives `y [heads, T, D]`. The stream starts at `s.pos`, with nothing before it in the cache (`s.ring` is unused).
+/// `pieces`, each with the same prefix. Between calls the keys live in the smallest ring; each call carries them into
+/// one that holds its own. Gives `y [heads, T, D]`. The stream starts at `s.pos`, with nothing before it in the cache
+/// (`s.ring` is unused).
 ///
 /// # Panics
 /// If the pieces do not add up to the tokens of `s`.
@@ -43,6 +47,7 @@ pub fn attention_in_pieces<O: Ops>(
     q: &[O::F],
     k: &[O::F],
     v: &[O::F],
+    prefix: Prefix<&[O::F]>,
     pieces: &[usize],
 ) -> Vec<O::F> {
     let resting = AttentionShape { ring: AttentionShape::ring_for(s.window, 1), tokens: 0, ..s };
@@ -59,12 +64,45 @@ pub fn attention_in_pieces<O: Ops>(
         attention::store(call, &take(k, s.kv_heads), &take(v, s.kv_heads), &mut keys, &mut values);
         let q = take(q, s.heads);
         let (mut part, mut lse) = (vec![O::F::zero(); q.len()], vec![O::F::zero(); s.heads * at.len()]);
-        ops.attention_forward(call, &q, &keys, &values, &mut part, &mut lse);
+        ops.attention_forward(call, &q, &keys, &values, prefix, &mut part, &mut lse);
         let [rest_keys, rest_values] = &mut rest;
         attention::carry(call, &keys, &values, resting.ring, rest_keys, rest_values);
         put(&part, s.heads, s.tokens, s.width, at, &mut y);
     }
     y
+}
+
+/// What [`Ops::scan_column_backward`] adds to the gradients of `inputs`, by calls of one token each: that is what
+/// columns are. `dy [heads, T, dv]`; `state` goes from its start to its end.
+///
+/// # Panics
+/// If the rule cannot run.
+pub fn scan_columns_in_pieces<O: Ops>(
+    ops: &O,
+    rule: &AnyRule,
+    s: ScanShape,
+    inputs: &[&[O::F]],
+    state: &mut [O::F],
+    dy: &[O::F],
+) -> Vec<Vec<O::F>> {
+    let zeros = |n| vec![O::F::zero(); n];
+    let widths: Vec<usize> = rule.inputs().iter().map(|input| input.width.of(s.dims)).collect();
+    let mut all: Vec<Vec<O::F>> = inputs.iter().map(|x| zeros(x.len())).collect();
+    for at in ranges(s.tokens, &vec![1; s.tokens]) {
+        let one = ScanShape { tokens: 1, pos: s.pos + at.start as u64, ..s };
+        let take = |(x, &width): (&&[O::F], &usize)| get(x, s.heads, s.tokens, width, at.clone());
+        let x: Vec<Vec<O::F>> = inputs.iter().zip(&widths).map(take).collect();
+        let dy = get(dy, s.heads, s.tokens, s.dims.dv, at.clone());
+        let mut d: Vec<Vec<O::F>> = x.iter().map(|x| zeros(x.len())).collect();
+        let (mut y, mut saved, mut dstate) = (zeros(dy.len()), zeros(state.len()), zeros(state.len()));
+        let written = ops.scan_forward(rule, one, &slices(&x), state, &mut y, Some(&mut saved), Write::Yes);
+        let back = ops.scan_backward(rule, one, &slices(&x), &saved, &dy, &mut slices_mut(&mut d), &mut dstate);
+        written.and(back).expect("the rule can run");
+        for ((d, &width), all) in d.iter().zip(&widths).zip(&mut all) {
+            put(d, s.heads, s.tokens, width, at.clone(), all);
+        }
+    }
+    all
 }
 
 /// Tokens of each piece.

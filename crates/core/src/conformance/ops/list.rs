@@ -41,10 +41,9 @@ pub fn small_cases() -> Vec<OpCase> {
     }
     let single = LinearShape { rows: 1, inner: 1, outer: 1 };
     all.extend([OpCase::Linear(single), OpCase::LinearTransposed(single)]);
-    // More tokens than lie between two checkpoints.
-    all.extend(scans(1, 67, Dims::new(2, 3), 0));
     all.extend(small_attention());
-    all
+    // More tokens than lie between two checkpoints; columns would take a forward pass for each.
+    with_columns(all).into_iter().chain(scans(1, 67, Dims::new(2, 3), 0)).collect()
 }
 
 /// Shapes of real use, with edges that no vector length divides: for kernels.
@@ -74,21 +73,35 @@ pub fn large_cases() -> Vec<OpCase> {
         all.extend(convolutions(shape));
     }
     all.extend(gates(130, 8));
-    all.extend(scans(3, 130, Dims::new(64, 64), 0));
     all.extend(scans(2, 65, Dims::new(33, 17), 9));
+    all.extend(scans(1, 7, Dims::new(64, 64), 0));
     all.extend([
-        attention(1, [4, 4], 64, 512, 5000),
-        attention(150, [4, 2], 64, 100, 333),
-        attention(129, [2, 2], 32, 1000, 0),
-        attention(70, [4, 1], 33, 65, 127),
-        attention(64, [2, 1], 64, 64, 64),
+        attention(1, [4, 4], 64, 512, 5000, 0),
+        attention(150, [4, 2], 64, 100, 333, 0),
+        attention(129, [2, 2], 32, 1000, 0, 0),
+        attention(70, [4, 1], 33, 65, 127, 0),
+        attention(64, [2, 1], 64, 64, 64, 0),
+        attention(1, [4, 4], 64, 512, 5000, 16),
+        attention(150, [4, 2], 64, 20, 333, 4),
+        attention(129, [2, 2], 32, 1000, 0, 1),
+        attention(70, [4, 1], 33, 65, 127, 17),
+        attention(33, [2, 1], 24, 7, 64, 130),
     ]);
-    all
+    // What takes the reference longest comes once.
+    with_columns(all).into_iter().chain(scans(3, 130, Dims::new(64, 64), 0)).collect()
+}
+
+/// The cases, and once more those that mix tokens, with gradients along columns.
+fn with_columns(all: Vec<OpCase>) -> Vec<OpCase> {
+    let mixing = |case: &&OpCase| matches!(case, OpCase::Attention(_) | OpCase::Conv(_) | OpCase::Scan { .. });
+    let columns: Vec<OpCase> = all.iter().filter(mixing).cloned().map(OpCase::along_columns).collect();
+    all.into_iter().chain(columns).collect()
 }
 
 fn convolutions(heads: HeadShape) -> Vec<OpCase> {
-    let case = |taps, unit| OpCase::Conv(ConvShape { heads, taps, unit });
-    [0, 1, 4].into_iter().flat_map(|taps| [case(taps, false), case(taps, true)]).collect()
+    let case = |taps, silu, unit| OpCase::Conv(ConvShape { heads, taps, silu, unit });
+    let of_taps = |taps| [(false, false), (false, true), (true, false), (true, true)].map(|(a, b)| case(taps, a, b));
+    [0, 1, 4].into_iter().flat_map(of_taps).collect()
 }
 
 fn gates(tokens: usize, heads: usize) -> Vec<OpCase> {
@@ -121,19 +134,29 @@ fn scans(heads: usize, tokens: usize, dims: Dims, pos: u64) -> Vec<OpCase> {
     AnyRule::all().into_iter().filter(rank_one).map(case).collect()
 }
 
-fn attention(tokens: usize, [heads, kv_heads]: [usize; 2], width: usize, window: usize, pos: u64) -> OpCase {
+fn attention(
+    tokens: usize,
+    [heads, kv_heads]: [usize; 2],
+    width: usize,
+    window: usize,
+    pos: u64,
+    prefix: usize,
+) -> OpCase {
     let ring = AttentionShape::ring_for(window, tokens);
-    OpCase::Attention(AttentionShape { tokens, heads, kv_heads, width, window, pos, ring })
+    OpCase::Attention(AttentionShape { tokens, heads, kv_heads, width, window, prefix, pos, ring })
 }
 
 /// Windows of one key, shorter and longer than the call; starts of streams and filled caches; grouped heads;
-/// positions across the ends of blocks and of the ring.
+/// positions across the ends of blocks and of the ring; prefixes.
 fn small_attention() -> Vec<OpCase> {
     let mut all = Vec::new();
     for (tokens, heads) in [(0, [1, 1]), (1, [2, 1]), (5, [2, 2]), (5, [3, 1]), (4, [4, 2])] {
         for window in [1, 3, 100] {
             for pos in [0, 2, 61, 1000] {
-                all.push(attention(tokens, heads, 3, window, pos));
+                all.push(attention(tokens, heads, 3, window, pos, 0));
+            }
+            for (prefix, pos) in [(1, 0), (4, 61), (17, 1000)] {
+                all.push(attention(tokens, heads, 3, window, pos, prefix));
             }
         }
     }

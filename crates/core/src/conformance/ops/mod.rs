@@ -2,11 +2,12 @@
 //! of `f32` kernels to the `f64` reference.
 
 mod case;
+mod column;
 mod cuts;
 mod list;
 
 pub use case::{Argument, Kind, OpCase, Output, Role};
-pub use cuts::{attention_in_pieces, conv_in_pieces};
+pub use cuts::{attention_in_pieces, conv_in_pieces, scan_columns_in_pieces};
 pub use list::{large_cases, small_cases};
 
 use super::random::Random;
@@ -67,7 +68,10 @@ where
 
     for (i, argument) in arguments.iter().enumerate().filter(|(_, a)| a.role != Role::Constant) {
         let dx = random.values(argument.values.len());
-        let forward = forward_terms(dual, case, &values, i, &dx, &dy);
+        let forward = match case.columns() {
+            None => forward_terms(dual, case, &values, i, &dx, &dy, None),
+            Some(n) => (0..n).flat_map(|t| forward_terms(dual, case, &values, i, &dx, &dy, Some(t))).collect(),
+        };
         let added = gradients[i].iter().zip(&start[i]).map(|(g, s)| g - s);
         let backward: Vec<f64> = added.zip(&dx).map(|(g, dx)| g * dx).collect();
         let (jvp, vjp): (f64, f64) = (forward.iter().sum(), backward.iter().sum());
@@ -89,7 +93,8 @@ fn starting_gradient(argument: &Argument, random: &mut Random) -> Vec<f64> {
     }
 }
 
-/// The terms of `<dy, J dx>`, where `dx` moves argument `moved` alone.
+/// The terms of `<dy, J dx>`, where `dx` moves argument `moved` alone; with a `token`, its values of `dx` and `dy`
+/// alone.
 fn forward_terms<D: Ops<F = Dual<f64>>>(
     dual: &D,
     case: &OpCase,
@@ -97,15 +102,18 @@ fn forward_terms<D: Ops<F = Dual<f64>>>(
     moved: usize,
     dx: &[f64],
     dy: &[Vec<f64>],
+    token: Option<usize>,
 ) -> Vec<f64> {
+    let counts = |argument, i| token.is_none_or(|token| case.token_of(argument, i) == token);
     let mut lifted: Vec<Vec<Dual<f64>>> =
         values.iter().map(|v| v.iter().map(|&x| Dual::from_f64(x)).collect()).collect();
-    for (x, &dx) in lifted[moved].iter_mut().zip(dx) {
-        x.eps = dx;
+    for (i, (x, &dx)) in lifted[moved].iter_mut().zip(dx).enumerate() {
+        x.eps = if counts(Some(moved), i) { dx } else { 0.0 };
     }
     let outputs = case.forward(dual, &lifted);
     let results = outputs.iter().zip(dy).filter(|(o, _)| o.kind == Kind::Result);
-    results.flat_map(|(o, dy)| o.values.iter().zip(dy).map(|(y, dy)| dy * y.eps)).collect()
+    let pairs = results.flat_map(|(o, dy)| o.values.iter().zip(dy).enumerate());
+    pairs.filter(|&(i, _)| counts(None, i)).map(|(_, (y, dy))| dy * y.eps).collect()
 }
 
 /// How far one output or gradient of an `f32` implementation is from the reference.

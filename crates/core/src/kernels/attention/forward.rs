@@ -1,8 +1,8 @@
 //! The forward pass.
 #![allow(unsafe_code)]
 
-use super::{TILE, block_start, blocks, by_rows, keys_of_row, keys_of_rows, rows_of_block};
-use crate::kernels::gemm::{Product, Start, multiply};
+use super::{Keys, Store, TILE, by_rows, turned};
+use crate::kernels::gemm::{Product, Start, View, multiply};
 use crate::kernels::parallel::{Shared, for_each};
 use crate::kernels::scratch;
 use crate::kernels::vector::{get, kernel, put};
@@ -10,24 +10,29 @@ use crate::ops::{AttentionShape, KEY_BLOCK};
 use crate::simd::{Isa, Simd};
 use std::ops::Range;
 
+/// Work below which a call stays on its thread: some ten microseconds, several times what a fork costs.
+const SPLIT_FLOPS: usize = 1_000_000;
+
 /// See [`crate::ops::Ops::attention_forward`].
 pub(crate) fn forward(
     isa: Isa,
     parallel: bool,
     s: AttentionShape,
-    [q, keys, values]: [&[f32]; 3],
+    q: &[f32],
+    store: Store<'_>,
     y: &mut [f32],
     lse: &mut [f32],
 ) {
     let (tiles, width) = (s.tokens.div_ceil(TILE), s.width);
     let (y, lse) = (Shared::new(y), Shared::new(lse));
-    for_each(parallel && s.tokens > 1, s.heads * tiles, |part| {
+    let flops = 4 * s.heads * s.tokens * s.width * (s.prefix + s.window.min(s.pos as usize + s.tokens));
+    for_each(parallel && flops > SPLIT_FLOPS, s.heads * tiles, |part| {
         let (head, first) = (part / tiles, part % tiles * TILE);
         let rows = TILE.min(s.tokens - first);
         let row = head * s.tokens + first;
         // SAFETY: each part has rows of its own.
         let (y, lse) = unsafe { (y.part(row * width, rows * width), lse.part(row, rows)) };
-        tile(isa, s, head, first, rows, &q[row * width..][..rows * width], keys, values, y, lse);
+        tile(isa, s, head, first, rows, &q[row * width..][..rows * width], store, y, lse);
     });
 }
 
@@ -40,8 +45,7 @@ kernel! {
         first: usize,
         rows: usize,
         q: &'a [f32],
-        keys: &'a [f32],
-        values: &'a [f32],
+        store: Store<'a>,
         y: &'a mut [f32],
         lse: &'a mut [f32],
     ) {
@@ -52,24 +56,24 @@ kernel! {
         y.fill(0.0);
         max[..rows].fill(f32::NEG_INFINITY);
         sums[..rows * S::LANES].fill(0.0);
-        for block in blocks(shape, first, rows) {
-            let seeing = rows_of_block(shape, block, first, rows);
+        for keys in Keys::all(shape, first, rows) {
+            let seeing = keys.rows(shape, first, rows);
             let (from, count) = (seeing.start - first, seeing.len());
-            let seen = keys_of_rows(shape, block, &seeing, S::LANES);
-            let at = block_start(shape, kv, block);
+            let seen = keys.of_rows(shape, &seeing, S::LANES);
+            let operands = Operands::new(shape, store, kv, keys, &seen);
             let scores = Product {
                 m: count,
-                n: seen.len(),
+                n: operands.count,
                 k: width,
                 a: by_rows(&q[from * width..], width),
-                b: by_rows(&keys[at..][..width * KEY_BLOCK][seen.start..], KEY_BLOCK),
+                b: operands.keys,
                 c: weights.as_mut_ptr(),
                 c_stride: KEY_BLOCK,
                 start: Start::Zero,
             };
-            // SAFETY: the rows and the block exist, and the tile of weights holds the scores.
+            // SAFETY: the rows and the keys exist, and the tile of weights holds the scores.
             unsafe { multiply(s, scores) };
-            hide_unseen(shape, block, seeing, &seen, weights);
+            hide_unseen(shape, keys, seeing, &seen, weights);
             let (max, sums) = (&mut max[from..][..count], &mut sums[from * S::LANES..][..count * S::LANES]);
             let y = &mut y[from * width..][..count * width];
             soften(s, scale, seen.len(), weights, max, &mut shrink[..count], sums);
@@ -77,14 +81,14 @@ kernel! {
             let weighted = Product {
                 m: count,
                 n: width,
-                k: seen.len(),
+                k: operands.count,
                 a: by_rows(weights, KEY_BLOCK),
-                b: by_rows(&values[at..][..width * KEY_BLOCK][seen.start * width..], width),
+                b: operands.values,
                 c: y.as_mut_ptr(),
                 c_stride: width,
                 start: Start::Current,
             };
-            // SAFETY: the weights were just computed, and the block and the rows of y exist.
+            // SAFETY: the weights were just computed, and the values and the rows of y exist.
             unsafe { multiply(s, weighted) };
         }
         for (i, lse) in lse.iter_mut().enumerate() {
@@ -96,10 +100,36 @@ kernel! {
     }
 }
 
-/// Gives every score of a key that its row does not see the value that has no weight.
-fn hide_unseen(s: AttentionShape, block: u64, rows: Range<usize>, seen: &Range<usize>, scores: &mut [f32]) {
+/// Keys as `[D, count]` and values as `[count, D]`, where they lie.
+struct Operands {
+    keys: View,
+    values: View,
+    count: usize,
+}
+
+impl Operands {
+    /// Those among `keys` that any row of a tile sees. Of a block of the ring, whole vectors: what lies behind the last
+    /// key exists, and is hidden later.
+    #[inline(always)]
+    fn new(s: AttentionShape, store: Store<'_>, kv: usize, keys: Keys, seen: &Range<usize>) -> Self {
+        match keys {
+            Keys::Prefix { first, count } => {
+                let [keys, values] = store.prefix(s, kv, first, count);
+                Self { keys: turned(keys, s.width), values: by_rows(values, s.width), count }
+            }
+            Keys::Block(block) => {
+                let [keys, values] = store.block(s, kv, block);
+                let values = by_rows(&values[seen.start * s.width..], s.width);
+                Self { keys: by_rows(&keys[seen.start..], KEY_BLOCK), values, count: seen.len() }
+            }
+        }
+    }
+}
+
+/// Gives every score of a key that its row does not see, or that does not exist, the value that has no weight.
+fn hide_unseen(s: AttentionShape, keys: Keys, rows: Range<usize>, seen: &Range<usize>, scores: &mut [f32]) {
     for (row, t) in scores.chunks_exact_mut(KEY_BLOCK).zip(rows) {
-        let own = keys_of_row(s, block, t);
+        let own = keys.of_row(s, t);
         row[..own.start - seen.start].fill(f32::NEG_INFINITY);
         row[own.end - seen.start..seen.len()].fill(f32::NEG_INFINITY);
     }
