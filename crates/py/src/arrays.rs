@@ -21,7 +21,7 @@ pub enum Precision {
 }
 
 /// A number type that Python and the core share.
-pub trait Real: Element + hecate_core::Scalar + numpy::ndarray::NdFloat {
+pub trait Real: Element + hecate_core::Number + numpy::ndarray::NdFloat {
     /// Its [`Precision`].
     const PRECISION: Precision;
 }
