@@ -21,6 +21,7 @@ use crate::error::{Error, Result, expect_len};
 use crate::ops::{Ops, Reference, gate_specs};
 use crate::rule::{Activation, Dims, Input, Start, StateTensor, Width, start_state};
 use crate::rules::AnyRule;
+use crate::scalar::Scalar;
 
 /// What `heads` states of a rule hold before the first token, `[heads, state_len]`; learned starts are drawn from
 /// `seed`.
@@ -240,7 +241,7 @@ pub struct PairMemory<F> {
     position: u64,
 }
 
-impl<F: Number> PairMemory<F> {
+impl<F: Scalar> PairMemory<F> {
     /// An empty memory that keeps the last `window` pairs, or all. For keys of unit length, a sharpness of `sqrt(dk)`
     /// is that of attention.
     ///
