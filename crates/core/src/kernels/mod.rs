@@ -19,6 +19,7 @@ pub(crate) mod norm;
 mod parallel;
 pub(crate) mod pointwise;
 mod scratch;
+pub(crate) mod slots;
 pub(crate) mod tnt;
 pub(crate) mod turn;
 mod vector;
