@@ -9,6 +9,7 @@
 
 pub(crate) mod lattice;
 mod strips;
+pub(crate) mod trellis;
 
 use crate::kernel::{Forward, Scratch, Sequence};
 use crate::kernels::scratch::Borrowed;
