@@ -1,14 +1,15 @@
 //! Codes, the gradient of a code's squared error, and the transposes of both. Lists hold a value per slot, without
 //! padding.
 //!
-//! With s = silu(z), J the symmetric derivative of the normalisation at s, and e = phi(z) - target:
+//! With s = silu(z), n = phi(z) the normalised s, J the symmetric derivative of the normalisation at s, and
+//! e = n - target:
 //!
 //! ```text
 //! u  = silu'(z) J e                       dg = silu'(z) du,   de = J dg = -dtarget
 //! dz = silu'(z) ds + silu''(z) (J e) du   ds = J de + what J itself moves, between e and dg
 //! ```
 
-use crate::kernels::miras::pointwise::{activation, along, moments, total};
+use crate::kernels::miras::pointwise::{activation, moments};
 use crate::kernels::vector::{dot, get, put};
 use crate::rules::miras::HiddenActivation;
 use crate::rules::trellis::Code;
@@ -18,95 +19,83 @@ use crate::simd::Simd;
 const LENGTH: f32 = 1e-6;
 
 /// Lists that the transposes are made in.
-pub(super) const LISTS: usize = 6;
+pub(super) const LISTS: usize = 7;
 
-/// What a normalisation does at s: mean, and one over deviation or length.
+/// `n . y` and the sum of y, each over the number of values for a LayerNorm.
+#[derive(Clone, Copy)]
+struct Sums {
+    along: f32,
+    mean: f32,
+}
+
+/// What a normalisation does at s, beside the normalised s: one over deviation or length, and over the number of values
+/// of a LayerNorm, else 1.
 #[derive(Clone, Copy)]
 struct At {
-    mean: f32,
     inverse: f32,
+    share: f32,
+    centred: bool,
 }
 
 impl At {
+    /// Leaves n, and the first two derivatives of silu unless their lists are empty.
     #[inline(always)]
-    fn of<S: Simd>(s: S, code: Code, x: &[f32]) -> Self {
-        if code == Code::LnSilu {
-            let (mean, inverse) = moments(s, x);
-            Self { mean, inverse }
-        } else {
-            Self { mean: 0.0, inverse: 1.0 / (dot(s, x, x) + LENGTH).sqrt() }
+    fn of<S: Simd>(s: S, code: Code, z: &[f32], n: &mut [f32], slope: &mut [f32], bend: &mut [f32]) -> Self {
+        for c in (0..z.len()).step_by(S::LANES) {
+            let [value, first, second] = activation(s, HiddenActivation::Silu, get(s, z, c));
+            put(s, n, c, value);
+            put(s, slope, c, first);
+            put(s, bend, c, second);
         }
-    }
-    /// `n = (x - mean) inverse`, less `target` where there is one.
-    #[inline(always)]
-    fn unit<S: Simd>(self, s: S, x: &[f32], target: Option<&[f32]>, n: &mut [f32]) {
-        for c in (0..n.len()).step_by(S::LANES) {
-            let mut unit = s.mul(s.sub(get(s, x, c), s.splat(self.mean)), s.splat(self.inverse));
-            if let Some(target) = target {
-                unit = s.sub(unit, get(s, target, c));
-            }
+        let centred = code == Code::LnSilu;
+        let (mean, inverse) = if centred { moments(s, n) } else { (0.0, 1.0 / (dot(s, n, n) + LENGTH).sqrt()) };
+        for c in (0..z.len()).step_by(S::LANES) {
+            let unit = s.mul(s.sub(get(s, n, c), s.splat(mean)), s.splat(inverse));
             put(s, n, c, unit);
         }
+        Self { inverse, share: if centred { 1.0 / z.len() as f32 } else { 1.0 }, centred }
     }
-    /// `to = J y`.
+
+    /// `to = J y`; gives the sums of y.
     #[inline(always)]
-    fn slope<S: Simd>(self, s: S, code: Code, x: &[f32], y: &[f32], to: &mut [f32]) {
-        let inner = along(s, x, (self.mean, self.inverse), y);
-        let (mean, inner) = if code == Code::LnSilu {
-            let count = x.len() as f32;
-            (total(s, y) / count, inner / count)
-        } else {
-            (0.0, inner)
-        };
-        for c in (0..to.len()).step_by(S::LANES) {
-            let unit = s.mul(s.sub(get(s, x, c), s.splat(self.mean)), s.splat(self.inverse));
-            let rest = s.sub(s.sub(get(s, y, c), s.splat(mean)), s.mul(unit, s.splat(inner)));
-            put(s, to, c, s.mul(s.splat(self.inverse), rest));
+    fn slope<S: Simd>(self, s: S, n: &[f32], y: &[f32], to: &mut [f32]) -> Sums {
+        let (mut along, mut total) = (s.splat(0.0), s.splat(0.0));
+        for c in (0..n.len()).step_by(S::LANES) {
+            along = s.fma(get(s, n, c), get(s, y, c), along);
+            total = s.add(total, get(s, y, c));
         }
+        let mean = if self.centred { s.sum(total) * self.share } else { 0.0 };
+        let sums = Sums { along: s.sum(along) * self.share, mean };
+        let (inner, mean, inverse) = (s.splat(-sums.along), s.splat(sums.mean), s.splat(self.inverse));
+        for c in (0..n.len()).step_by(S::LANES) {
+            let rest = s.fma(inner, get(s, n, c), s.sub(get(s, y, c), mean));
+            put(s, to, c, s.mul(inverse, rest));
+        }
+        sums
     }
-    /// Adds to `dx` what `y . J e` moves by with x, for `g = J e` and `d = J y`.
+
+    /// What `y . J e` moves by with n, and with `J y` and `J e` each, for the sums of both and `e . y`.
     #[inline(always)]
-    fn bend<S: Simd>(self, s: S, code: Code, x: &[f32], [e, g, y, d]: [&[f32]; 4], dx: &mut [f32]) {
-        let at = (self.mean, self.inverse);
-        let count = if code == Code::LnSilu { x.len() as f32 } else { 1.0 };
-        let (of_e, of_y) = (along(s, x, at, e) / count, along(s, x, at, y) / count);
-        let means = if code == Code::LnSilu { total(s, e) * total(s, y) / count } else { 0.0 };
-        let both = (dot(s, e, y) - means) / count - of_e * of_y;
-        let by = s.splat(-both * self.inverse * self.inverse);
-        let (of_e, of_y) = (s.splat(-of_e * self.inverse), s.splat(-of_y * self.inverse));
-        for c in (0..dx.len()).step_by(S::LANES) {
-            let unit = s.mul(s.sub(get(s, x, c), s.splat(self.mean)), s.splat(self.inverse));
-            let moved = s.fma(by, unit, s.fma(of_e, get(s, d, c), s.mul(of_y, get(s, g, c))));
-            put(s, dx, c, s.add(get(s, dx, c), moved));
-        }
+    fn bend(self, of_e: Sums, of_y: Sums, both: f32) -> [f32; 3] {
+        let means = if self.centred { of_e.mean * of_y.mean } else { 0.0 };
+        let with_n = both * self.share - means - of_e.along * of_y.along;
+        [-with_n * self.inverse * self.inverse, -of_e.along * self.inverse, -of_y.along * self.inverse]
     }
 }
 
 /// The first `n` values of each list. No closure: it would be compiled without the instructions of its kernel.
 #[inline(always)]
-fn cut<'a>([a, b, c, d, e, f]: &'a mut [&mut [f32]; LISTS], n: usize) -> [&'a mut [f32]; LISTS] {
-    [&mut a[..n], &mut b[..n], &mut c[..n], &mut d[..n], &mut e[..n], &mut f[..n]]
-}
-
-/// silu(z), and its slope in `slope` unless that is empty.
-#[inline(always)]
-fn silu<S: Simd>(s: S, z: &[f32], value: &mut [f32], slope: &mut [f32]) {
-    for c in (0..z.len()).step_by(S::LANES) {
-        let [x, dx, _] = activation(s, HiddenActivation::Silu, get(s, z, c));
-        put(s, value, c, x);
-        put(s, slope, c, dx);
-    }
+fn cut<'a>([a, b, c, d, e, f, g]: &'a mut [&mut [f32]; LISTS], n: usize) -> [&'a mut [f32]; LISTS] {
+    [&mut a[..n], &mut b[..n], &mut c[..n], &mut d[..n], &mut e[..n], &mut f[..n], &mut g[..n]]
 }
 
 /// `out = code(z)`.
 #[inline(always)]
-pub(super) fn apply<S: Simd>(s: S, code: Code, z: &[f32], out: &mut [f32], lists: &mut [&mut [f32]; LISTS]) {
+pub(super) fn apply<S: Simd>(s: S, code: Code, z: &[f32], out: &mut [f32]) {
     if code == Code::Identity {
         return out.copy_from_slice(z);
     }
-    let [x, ..] = cut(lists, z.len());
-    silu(s, z, x, &mut []);
-    At::of(s, code, x).unit(s, x, None, out);
+    At::of(s, code, z, out, &mut [], &mut []);
 }
 
 /// Transpose of [`apply`]: the gradient of z, overwritten.
@@ -122,10 +111,17 @@ pub(super) fn apply_backward<S: Simd>(
     if code == Code::Identity {
         return dz.copy_from_slice(dout);
     }
-    let [x, slope, ..] = cut(lists, z.len());
-    silu(s, z, x, slope);
-    At::of(s, code, x).slope(s, code, x, dout, dz);
+    let [n, slope, ..] = cut(lists, z.len());
+    At::of(s, code, z, n, slope, &mut []).slope(s, n, dout, dz);
     times(s, slope, dz);
+}
+
+/// `e = n - target`, or z for n.
+#[inline(always)]
+fn errors<S: Simd>(s: S, n: &[f32], target: &[f32], e: &mut [f32]) {
+    for c in (0..n.len()).step_by(S::LANES) {
+        put(s, e, c, s.sub(get(s, n, c), get(s, target, c)));
+    }
 }
 
 /// The gradient `u` of half the squared error of a code with respect to z.
@@ -139,16 +135,12 @@ pub(super) fn error<S: Simd>(
     lists: &mut [&mut [f32]; LISTS],
 ) {
     if code == Code::Identity {
-        for c in (0..z.len()).step_by(S::LANES) {
-            put(s, u, c, s.sub(get(s, z, c), get(s, target, c)));
-        }
-        return;
+        return errors(s, z, target, u);
     }
-    let [x, slope, e, ..] = cut(lists, z.len());
-    silu(s, z, x, slope);
-    let at = At::of(s, code, x);
-    at.unit(s, x, Some(target), e);
-    at.slope(s, code, x, e, u);
+    let [n, slope, e, ..] = cut(lists, z.len());
+    let at = At::of(s, code, z, n, slope, &mut []);
+    errors(s, n, target, e);
+    at.slope(s, n, e, u);
     times(s, slope, u);
 }
 
@@ -166,21 +158,22 @@ pub(super) fn error_backward<S: Simd>(
         dz.copy_from_slice(du);
         return less(s, du, dtarget);
     }
-    let [x, slope, e, g, dg, de] = cut(lists, z.len());
-    silu(s, z, x, slope);
-    let at = At::of(s, code, x);
-    at.unit(s, x, Some(target), e);
-    at.slope(s, code, x, e, g);
+    let [n, slope, bend, e, g, dg, de] = cut(lists, z.len());
+    let at = At::of(s, code, z, n, slope, bend);
+    errors(s, n, target, e);
+    let of_e = at.slope(s, n, e, g);
     dg.copy_from_slice(du);
     times(s, slope, dg);
-    at.slope(s, code, x, dg, de);
+    let of_dg = at.slope(s, n, dg, de);
     less(s, de, dtarget);
-    at.slope(s, code, x, de, dz);
-    at.bend(s, code, x, [e, g, dg, de], dz);
+    at.slope(s, n, de, dz);
+    let [with_n, with_de, with_g] = at.bend(of_e, of_dg, dot(s, e, dg));
+    let (with_n, with_de, with_g) = (s.splat(with_n), s.splat(with_de), s.splat(with_g));
     for c in (0..z.len()).step_by(S::LANES) {
-        let [_, slope, bend] = activation(s, HiddenActivation::Silu, get(s, z, c));
-        let bent = s.mul(bend, s.mul(get(s, g, c), get(s, du, c)));
-        put(s, dz, c, s.fma(slope, get(s, dz, c), bent));
+        let (de, g) = (get(s, de, c), get(s, g, c));
+        let ds = s.fma(with_n, get(s, n, c), s.fma(with_de, de, s.fma(with_g, g, get(s, dz, c))));
+        let bent = s.mul(get(s, bend, c), s.mul(g, get(s, du, c)));
+        put(s, dz, c, s.fma(get(s, slope, c), ds, bent));
     }
 }
 

@@ -29,13 +29,13 @@ impl<'a> Trail<'a> {
     pub fn lens(z: Lens, every: Option<usize>) -> [usize; 8 + LISTS] {
         let (states, tokens) = every.map_or((2, 1), |n| (n + 2, n));
         let (wide, list) = (tokens * z.width, z.slots.max(z.dv));
-        [states * z.len(), wide, wide, wide, wide, wide, wide, tokens * z.dv, list, list, list, list, list, list]
+        [states * z.len(), wide, wide, wide, wide, wide, wide, tokens * z.dv, list, list, list, list, list, list, list]
     }
 
     /// Lanes behind the last slot are zero from here on.
     pub fn new(every: bool, buffers: [&'a mut [f32]; 8 + LISTS]) -> Self {
-        let [states, zk, zv, uk, uv, zq, r, o, a, b, c, d, e, f] = buffers;
-        let mut trail = Self { every, states, z: [zk, zv], u: [uk, uv], zq, r, o, lists: [a, b, c, d, e, f] };
+        let [states, zk, zv, uk, uv, zq, r, o, a, b, c, d, e, f, g] = buffers;
+        let mut trail = Self { every, states, z: [zk, zv], u: [uk, uv], zq, r, o, lists: [a, b, c, d, e, f, g] };
         let [uk, uv] = &mut trail.u;
         [uk, uv, &mut trail.r].into_iter().for_each(|list| list.fill(0.0));
         trail
@@ -89,7 +89,7 @@ impl Forward<'_, '_> {
     #[inline(always)]
     fn write_and_read<S: Simd>(&mut self, s: S, t: usize, place: usize, before: usize) {
         let (x, z) = (self.x, self.x.lens);
-        let Trail { every, states, u: [uk, uv], zq, r, o, lists, .. } = &mut *self.trail;
+        let Trail { every, states, u: [uk, uv], zq, r, o, .. } = &mut *self.trail;
         let behind = if *every { before + 1 } else { before };
         let (head, tail) = states.split_at_mut(behind * z.len());
         let from = |which| if *every { &row(head, before, z.len())[z.memory(which)] } else { &[][..] };
@@ -99,12 +99,12 @@ impl Forward<'_, '_> {
         let (gates, query) = ([x.retain[t], -x.rate[t]], row(x.query, t, z.dk));
         let (old, key, values) = ([from(0), from(1)], x.written(t, 0), x.written(t, 1));
         strips!(S, z.width, |at| step_over_rows(s, at, z.width, gates, [old[0], uk, key, query], mk, zq));
-        code::apply(s, x.rule.read, &zq[..z.slots], &mut r[..z.slots], lists);
+        code::apply(s, x.rule.read, &zq[..z.slots], &mut r[..z.slots]);
         let o = row_mut(o, place, z.dv);
         o.fill(0.0);
         strips!(S, z.width, |at| step_over_slots(s, at, z.width, gates, [old[1], uv, values, r], mv, o));
         if let Some(y) = self.y.get_mut(t * z.dv..(t + 1) * z.dv) {
-            code::apply(s, x.rule.out, o, y, lists);
+            code::apply(s, x.rule.out, o, y);
         }
     }
 }

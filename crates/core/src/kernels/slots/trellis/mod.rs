@@ -17,7 +17,6 @@ use crate::rules::Trellis;
 use crate::scan::CHECKPOINT_TOKENS;
 use crate::simd::{Isa, Simd, Vectorized};
 use backward::{Backward, Grads};
-use code::LISTS;
 use forward::{Forward, Trail};
 use std::ops::Range;
 
@@ -196,20 +195,19 @@ struct Read<'a> {
     zq: &'a mut [f32],
     r: &'a mut [f32],
     o: &'a mut [f32],
-    lists: [&'a mut [f32]; LISTS],
     y: &'a mut [f32],
 }
 
 impl Vectorized for Read<'_> {
     type Out = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
+    fn run<S: Simd>(self, s: S) {
         let z = self.z;
         for (query, y) in self.query.chunks_exact(z.dk).zip(self.y.chunks_exact_mut(z.dv)) {
             over_rows(s, z.width, &self.memories[z.memory(0)], query, self.zq);
-            code::apply(s, self.rule.read, &self.zq[..z.slots], &mut self.r[..z.slots], &mut self.lists);
+            code::apply(s, self.rule.read, &self.zq[..z.slots], &mut self.r[..z.slots]);
             over_slots(s, z.width, &self.memories[z.memory(1)], self.r, self.o);
-            code::apply(s, self.rule.out, self.o, y, &mut self.lists);
+            code::apply(s, self.rule.out, self.o, y);
         }
     }
 }
@@ -217,10 +215,10 @@ impl Vectorized for Read<'_> {
 /// See [`Kernel::read`].
 fn read(rule: &Trellis, d: Dims, seq: Sequence<'_, f32>, state: &[f32], y: &mut [f32], scratch: &mut Scratch) {
     let (z, isa) = (Lens::of(rule, d), scratch.isa());
-    let Trail { states, zq, r, o, lists, .. } = Trail::new(false, scratch.take(Trail::lens(z, None)));
+    let Trail { states, zq, r, o, .. } = Trail::new(false, scratch.take(Trail::lens(z, None)));
     let memories = &mut states[..z.len()];
     enter(isa, z, &state[..z.plain()], memories, &mut []);
-    isa.run(Read { rule, z, query: seq.inputs[2], memories, zq, r, o, lists, y });
+    isa.run(Read { rule, z, query: seq.inputs[2], memories, zq, r, o, y });
 }
 
 /// See [`Kernel::backward`]. States are recomputed piece by piece from those at the pieces' starts.
