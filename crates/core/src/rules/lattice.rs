@@ -31,6 +31,8 @@
 use super::matrix::{add_scaled, apply, apply_transposed, dot};
 use super::miras::smooth::{norm, norm_backward};
 use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+use crate::kernels::slots;
 use crate::rule::{About, Activation, ChunkForm, Dims, Input, MemoryRule, Start, StateTensor, input};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -104,11 +106,12 @@ impl Lattice {
     }
 
     /// True at the first token of a chunk, for rules with chunks.
-    fn begins(&self, pos: u64) -> bool {
+    pub(crate) fn begins(&self, pos: u64) -> bool {
         self.chunk > 1 && pos.is_multiple_of(self.chunk as u64)
     }
 
-    fn retracts_at(&self, pos: u64) -> bool {
+    /// True at the last token of a chunk, for rules that retract.
+    pub(crate) fn retracts_at(&self, pos: u64) -> bool {
         self.retract && (pos + 1).is_multiple_of(self.chunk.max(1) as u64)
     }
 
@@ -195,6 +198,7 @@ impl Lattice {
 
 impl MemoryRule for Lattice {
     const NAME: &'static str = "lattice";
+    const KERNELS: &'static [Kernel<Self>] = slots::lattice::KERNELS;
 
     fn name(&self) -> &'static str {
         self.name

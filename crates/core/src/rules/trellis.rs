@@ -25,6 +25,8 @@
 use super::matrix::{add_outer, add_scaled, apply, apply_transposed, decay, decay_backward, dot};
 use super::miras::smooth::{layer_norm, layer_norm_backward};
 use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+use crate::kernels::slots;
 use crate::rule::{
     About, Activation, ChunkForm, Dims, Input, MemoryRule, Start, StateTensor, Width, input, named, named_mut,
 };
@@ -114,16 +116,18 @@ const MOST_TOKENS: usize = 1 << 20;
 const MOST_SLOTS: usize = 1 << 16;
 
 impl Trellis {
-    fn slots(&self, d: Dims) -> usize {
+    /// Number of slots.
+    pub(crate) fn slots(&self, d: Dims) -> usize {
         self.slots.unwrap_or(d.dk)
     }
 
     /// True if codes are taken from the chunk start.
-    fn frozen(&self) -> bool {
+    pub(crate) fn frozen(&self) -> bool {
         self.chunk > 1 && self.sweeps == 0
     }
 
-    fn begins(&self, pos: u64) -> bool {
+    /// True at the first token of a chunk, for frozen codes.
+    pub(crate) fn begins(&self, pos: u64) -> bool {
         self.frozen() && pos.is_multiple_of(self.chunk as u64)
     }
 
@@ -173,6 +177,7 @@ impl Trellis {
 
 impl MemoryRule for Trellis {
     const NAME: &'static str = "trellis";
+    const KERNELS: &'static [Kernel<Self>] = slots::trellis::KERNELS;
 
     fn about(&self) -> About {
         About {

@@ -24,7 +24,7 @@ mod coefficients;
 pub(crate) mod row;
 mod sequential;
 mod solve;
-mod tile;
+pub(in crate::kernels) mod tile;
 mod token;
 
 use crate::kernel::{Kernel, Sequence};

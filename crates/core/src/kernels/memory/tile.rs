@@ -403,7 +403,7 @@ pub(super) unsafe fn accumulate<S: Simd, const R: usize, const N: usize>(
 
 /// `dst[c, r] = src[r, c]` for `src [rows, columns]`, with rows of `from` and `to` values.
 #[inline(always)]
-pub(super) fn transpose<S: Simd>(
+pub(in crate::kernels) fn transpose<S: Simd>(
     s: S,
     (rows, columns): (usize, usize),
     src: &[f32],

@@ -18,7 +18,7 @@ mod coefficients;
 mod dual;
 mod frame;
 mod orthogonal;
-mod pointwise;
+pub(in crate::kernels) mod pointwise;
 pub(crate) mod rank_one;
 mod rows;
 mod shape;

@@ -11,7 +11,7 @@ const NORM_EPS: f32 = 1e-6;
 
 /// `act(z)`, its slope and the slope of its slope.
 #[inline(always)]
-fn activation<S: Simd>(s: S, kind: Activation, z: S::V) -> [S::V; 3] {
+pub(in crate::kernels) fn activation<S: Simd>(s: S, kind: Activation, z: S::V) -> [S::V; 3] {
     let (one, two) = (s.splat(1.0), s.splat(2.0));
     match kind {
         Activation::Gelu => {
@@ -38,7 +38,7 @@ fn activation<S: Simd>(s: S, kind: Activation, z: S::V) -> [S::V; 3] {
 
 /// Mean and `1 / sqrt(var + eps)` of a row.
 #[inline(always)]
-fn moments<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
+pub(in crate::kernels) fn moments<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
     let n = x.len() as f32;
     let mut sum = s.splat(0.0);
     for c in (0..x.len()).step_by(S::LANES) {
@@ -66,7 +66,7 @@ fn moments<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
 
 /// Sum of a row.
 #[inline(always)]
-fn total<S: Simd>(s: S, x: &[f32]) -> f32 {
+pub(in crate::kernels) fn total<S: Simd>(s: S, x: &[f32]) -> f32 {
     let mut sum = s.splat(0.0);
     for c in (0..x.len()).step_by(S::LANES) {
         sum = s.add(sum, get(s, x, c));
@@ -76,7 +76,7 @@ fn total<S: Simd>(s: S, x: &[f32]) -> f32 {
 
 /// Sum of `n y` with `n` the normalised `x`.
 #[inline(always)]
-fn along<S: Simd>(s: S, x: &[f32], (mean, inverse): (f32, f32), y: &[f32]) -> f32 {
+pub(in crate::kernels) fn along<S: Simd>(s: S, x: &[f32], (mean, inverse): (f32, f32), y: &[f32]) -> f32 {
     let mut sum = s.splat(0.0);
     for c in (0..x.len()).step_by(S::LANES) {
         sum = s.fma(s.sub(get(s, x, c), s.splat(mean)), get(s, y, c), sum);
