@@ -1,6 +1,7 @@
 //! Which settings the frozen kernels cover, and what they need to know of one at one size.
 
 use super::coefficients::Kind;
+use super::maps::Map;
 use crate::rule::Dims;
 use crate::rules::Miras;
 use crate::rules::miras::algorithm::{Algorithm, Solve, with_algorithm};
@@ -15,6 +16,9 @@ use std::rc::Rc;
 
 /// Most tokens of a block: the products of its tokens among themselves grow with it.
 pub(super) const MOST_TOKENS: usize = 64;
+
+/// Most tokens of a block whose tokens each read weights of their own: the state behind each is kept on the way back.
+const PIECE: usize = 8;
 
 /// True for the settings whose gradients and steps the block form knows: any structure made of layers, any bias and
 /// feature map, a window or none; states that hold their weights, or others by a map or a settling of their own;
@@ -71,6 +75,7 @@ pub(super) struct Shape {
     pub orthogonal: Option<([f64; 3], usize)>,
     /// Whether weights are made from the state by a map, or the state is settled.
     pub dual: bool,
+    pub map: Map,
     /// Values per token of all inputs of layers, and of all their results; the widest of either.
     pub inputs: usize,
     pub results: usize,
@@ -115,6 +120,7 @@ impl Shape {
             residual: with_structure!(&rule.structure, s => s.residual()),
             pull: with_retention!(&rule.retention, r => r.pull()),
             dual: with_retention!(&rule.retention, r => r.is_dual() || r.settles()),
+            map: Map::of(rule),
             kind: Kind { momentum, steps: orthogonal.is_none() },
             orthogonal,
             inputs: layers.iter().take(net.layers).map(|l| l.columns).sum(),
@@ -148,10 +154,10 @@ impl Shape {
         let rest = chunk - pos % chunk;
         left.min(MOST_TOKENS).min(usize::try_from(rest).unwrap_or(usize::MAX))
     }
-    /// Tokens of a block on the way back, and of one by products of tokens: each read of a mapped state is a block.
+    /// Tokens of a block on the way back, and of one by products of tokens.
     pub fn products(&self, pos: u64, left: usize) -> usize {
         let count = self.block(pos, left);
-        if self.dual && !self.reads_anchor() { count.min(1) } else { count }
+        if self.reads_maps() { count.min(PIECE) } else { count }
     }
     /// Whether a chunk starts at `pos`.
     pub fn begins(&self, pos: u64) -> bool {
@@ -161,9 +167,9 @@ impl Shape {
     pub fn leaps(&self, pos: u64) -> bool {
         self.orthogonal.is_some() && self.begins(pos + 1)
     }
-    /// Whether the token at `pos` reads by itself: what its own orthogonal step made, or weights that only it sees.
+    /// Whether the token at `pos` reads by itself what its own orthogonal step made.
     pub fn reads_aside(&self, pos: u64) -> bool {
-        (self.leaps(pos) || self.dual) && !self.reads_before() && !self.reads_anchor()
+        self.leaps(pos) && !self.reads_before() && !self.reads_anchor()
     }
     /// Where the rows of the input of level `level` lie, in a list of all levels.
     pub fn input(&self, level: usize, rows: usize) -> Range<usize> {

@@ -35,14 +35,14 @@ use std::ops::Range;
 
 /// Gradients of what a [`Frame`] holds, and space for products.
 pub(super) struct Work<'a> {
-    h: &'a mut [f32],
-    back: &'a mut [f32],
+    pub h: &'a mut [f32],
+    pub back: &'a mut [f32],
     z: &'a mut [f32],
     g: &'a mut [f32],
-    zq: &'a mut [f32],
+    pub zq: &'a mut [f32],
     square: &'a mut [f32],
     weighed: &'a mut [f32],
-    c: Coefficients<'a>,
+    pub c: Coefficients<'a>,
     wz: &'a mut [f32],
     ws: &'a mut [f32],
     keys: &'a mut [f32],
@@ -108,6 +108,17 @@ impl<'a> Work<'a> {
 }
 
 impl Work<'_> {
+    /// Takes the gradient of the window behind a block.
+    pub fn enter(&mut self, s: &Shape, dstate: &[f32]) {
+        let at = &s.plan.at;
+        let parts =
+            [(&mut *self.keys, &at.keys), (&mut *self.values, &at.values), (&mut *self.thresholds, &at.thresholds)];
+        for (to, from) in parts {
+            let first = to.len() - from.len();
+            to[first..].copy_from_slice(&dstate[from.clone()]);
+        }
+    }
+
     /// Space for `n` values, at most those of the block.
     pub fn space(&mut self, n: usize) -> &mut [f32] {
         &mut self.p[..n]
@@ -134,24 +145,13 @@ impl Engine<'_> {
     ) {
         let (s, at) = (self.shape, &self.shape.plan.at);
         self.leap_backward(x, state, after, f, dx, dstate);
-        for (to, from) in [(&mut *d.keys, &at.keys), (&mut *d.values, &at.values), (&mut *d.thresholds, &at.thresholds)]
-        {
-            let first = to.len() - from.len();
-            to[first..].copy_from_slice(&dstate[from.clone()]);
-        }
+        d.enter(s, dstate);
         if s.pull == Pull::Start {
             d.ahead.copy_from_slice(&state[at.z.clone()]);
             point::add_scaled(self.isa, -1.0, &state[at.start.clone()], d.ahead);
         }
         self.advance_backward(state, f, d, dstate);
-        let fresh = !s.anchored() || s.begins(x.pos);
-        let anchor = if fresh { at.z.clone() } else { at.anchor.clone() };
-        if fresh && s.anchored() {
-            let (z, rest) = dstate.split_at_mut(at.z.end);
-            let behind = &mut rest[at.anchor.start - at.z.end..at.anchor.end - at.z.end];
-            point::add_scaled(self.isa, 1.0, behind, &mut z[at.z.clone()]);
-            behind.fill(0.0);
-        }
+        let anchor = self.anchor_behind(x.pos, dstate);
         if s.dual {
             let Space { anchor: weights, danchor, .. } = &mut *space;
             danchor.fill(0.0);
@@ -169,6 +169,18 @@ impl Engine<'_> {
         if let Some(i) = s.slots.coefficients {
             point::add_scaled(self.isa, 1.0, d.coefficients, dx[i]);
         }
+    }
+
+    /// Where the gradient of the state lies that a block at `pos` takes gradients at, with that of the blocks behind it.
+    pub fn anchor_behind(&self, pos: u64, dstate: &mut [f32]) -> Range<usize> {
+        let (s, at) = (self.shape, &self.shape.plan.at);
+        if s.anchored() && s.begins(pos) {
+            let (z, rest) = dstate.split_at_mut(at.z.end);
+            let behind = &mut rest[at.anchor.start - at.z.end..at.anchor.end - at.z.end];
+            point::add_scaled(self.isa, 1.0, behind, &mut z[at.z.clone()]);
+            behind.fill(0.0);
+        }
+        s.anchor_at(pos)
     }
 
     /// Transpose of the orthogonal step of a block, and of what its tokens add to the length of the next.
@@ -248,7 +260,8 @@ impl Engine<'_> {
         point::scale(isa, a, &mut dstate[at.z.clone()]);
     }
 
-    /// Transpose of [`Engine::read`]. `anchor` is where the state that gradients are taken at lies.
+    /// Transpose of [`Engine::read`]. `anchor` is where the state that gradients are taken at lies; without `dstate`, the
+    /// gradients of the tensors are left as the products that they are made of.
     pub fn read_backward(
         &self,
         x: &Tokens<'_>,
@@ -322,7 +335,9 @@ impl Engine<'_> {
                 point::add_rows_weighed(isa, l.columns, weights, space, dg, g, dweights);
                 let space = &mut f.rows[..dz.len()];
                 point::scale_rows(isa, l.rows, weights, dz, space);
-                add_outer(isa, l, space, g, &mut dstate[place.start + l.at.start..place.start + l.at.end]);
+                if !dstate.is_empty() {
+                    add_outer(isa, l, space, g, &mut dstate[place.start + l.at.start..place.start + l.at.end]);
+                }
             }
             if pulled {
                 let part = at.start.start + l.at.start..at.start.start + l.at.end;
@@ -356,7 +371,7 @@ impl Engine<'_> {
     }
 
     /// Transpose of [`Engine::gradients`] at the anchor, whose gradient is added into.
-    fn gradients_backward(
+    pub fn gradients_backward(
         &self,
         x: &Tokens<'_>,
         anchor: &[f32],
@@ -421,7 +436,7 @@ impl Engine<'_> {
 
     /// From the coefficients to the gates.
     fn gates_backward(&self, x: &Tokens<'_>, f: &Frame<'_>, d: &mut Work<'_>, dx: &mut DInputs<'_>) {
-        let (s, all) = (self.shape, f.all);
+        let s = self.shape;
         let (mut none, mut nothing): ([f32; 0], [f32; 0]) = ([], []);
         let (mut dretain, mut dmomentum): (&mut [f32], &mut [f32]) = (&mut none, &mut nothing);
         for (i, dx) in dx.iter_mut().enumerate() {
@@ -432,6 +447,12 @@ impl Engine<'_> {
             }
         }
         coefficients::backward(self.isa, s.kind, x.gates(s), &f.c, &mut d.c, (dretain, dmomentum));
+        self.rates_backward(x, f, d, dx);
+    }
+
+    /// From what each gradient's weight in the step of each token gets to rates, or to the gates of windows.
+    pub fn rates_backward(&self, x: &Tokens<'_>, f: &Frame<'_>, d: &Work<'_>, dx: &mut DInputs<'_>) {
+        let (s, all) = (self.shape, f.all);
         if let Some(i) = s.slots.steps[0].2 {
             (0..f.count).for_each(|t| dx[i][t] -= d.c.s[t * all + t]);
         }
@@ -446,7 +467,7 @@ impl Engine<'_> {
     }
 
     /// Gradients of keys, values and thresholds go to the tokens, those of the window's past to the state.
-    fn keys_backward(&self, d: &Work<'_>, dx: &mut DInputs<'_>, dstate: &mut [f32]) {
+    pub fn keys_backward(&self, d: &Work<'_>, dx: &mut DInputs<'_>, dstate: &mut [f32]) {
         let (s, at) = (self.shape, &self.shape.plan.at);
         let threshold = s.slots.threshold.map(|i| (i, &*d.thresholds, &at.thresholds));
         let parts = [Some((0, &*d.keys, &at.keys)), Some((1, &*d.values, &at.values)), threshold];
