@@ -4,8 +4,9 @@
 use super::frame::Engine;
 use super::maps::{self, DWeights, Map};
 use super::pointwise as point;
-use super::rows::add_outer;
+use super::rows::{Rows, add_outer, apply};
 use super::shape::Shape;
+use crate::kernels::gemm::Start;
 use crate::rules::miras::retention::{Retention, with_retention};
 use std::ops::Range;
 
@@ -103,6 +104,34 @@ impl Engine<'_> {
                 }
                 Map::Sigmoid => maps::sigmoid(isa, z, w),
             }
+        }
+    }
+
+    /// Whether a read needs no weights, only their products with its rows: see [`Engine::apply_mapped`].
+    pub fn maps_on_the_way(&self) -> bool {
+        self.shape.reads_maps() && !matches!(self.shape.map, Map::Own | Map::Sigmoid)
+    }
+
+    /// The norms that reads of a state use, under chunks those of its anchor.
+    pub fn read_norms<'w>(&self, z: &[f32], space: &'w mut Space<'_>) -> &'w [f32] {
+        if !self.shape.anchored() {
+            self.norms(z, space.norms);
+        }
+        space.norms
+    }
+
+    /// `psi(z) g` for tensor `i` of a state.
+    pub fn apply_mapped(&self, i: usize, z: &[f32], norms: &[f32], g: &[f32], out: &mut [f32]) {
+        let (l, isa) = (&self.shape.layers[i], self.isa);
+        let z = &z[l.at.clone()];
+        match self.shape.map {
+            Map::Softmax => maps::softmax_dots(isa, l.columns, z, g, out),
+            Map::Power(q) => maps::powers_dots(isa, q, self.norm_of(q, z, norms[i]), l.columns, z, g, out),
+            Map::Scale(q, floor) => {
+                apply(isa, Rows::Canonical, l, z, g, out, Start::Zero);
+                point::scale(isa, factor(q, floor, norms[i]), out);
+            }
+            Map::Own | Map::Sigmoid => unreachable!("such maps form weights"),
         }
     }
 

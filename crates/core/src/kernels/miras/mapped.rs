@@ -57,7 +57,7 @@ impl Engine<'_> {
         let weights = &f.c.b[f.c.row(t)][own.clone()];
         let dweights = &mut d.c.s[f.c.row(t)][own.clone()];
         for (i, l) in s.layers.iter().enumerate() {
-            let (result, input) = (s.result(i, f.all), s.input(l.level, f.all));
+            let (result, input) = (s.result(i, f.all), s.made(l.level, f.count));
             let (rows, columns) = (own.start * l.rows..own.end * l.rows, own.start * l.columns..own.end * l.columns);
             let momentum = if s.kind.momentum { l.at.clone() } else { 0..0 };
             step_rows_back(
@@ -120,7 +120,7 @@ impl Pass<'_, '_> {
         engine.gradients_backward(x, self.space.anchor, &mut f, &mut d, &mut *self.space.danchor);
         engine.anchor_backward(&state[anchor], &mut self.space, &mut dstate[to]);
         engine.rates_backward(x, &f, &d, dx);
-        engine.keys_backward(&d, dx, dstate);
+        engine.keys_backward(n, &mut d, dx, dstate);
         if let Some(i) = s.slots.coefficients {
             dx[i].iter_mut().zip(&*d.coefficients).for_each(|(d, own)| *d += own);
         }

@@ -10,7 +10,6 @@
 //!
 //! with `norm` the q-norm of a tensor and `p = q - 2`. Other maps, and exponents that are not whole, run in the rule's own
 //! words. What a read settles before such a map moves no weight by as much as `f32` holds, so reads leave it out.
-#![allow(unsafe_code)]
 
 use super::pointwise::first;
 use crate::kernels::vector::{add_to, get, kernel, put};
@@ -153,6 +152,20 @@ kernel! {
         }
     }
 
+    /// `out = softmax(z) g` row by row, without the weights.
+    pub(super) fn softmax_dots(s: S, columns: usize, z: &'a [f32], g: &'a [f32], out: &'a mut [f32]) {
+        for (z, out) in z.chunks_exact(columns).zip(out) {
+            let most = s.splat(largest(s, z));
+            let (mut sum, mut along) = (s.splat(0.0), s.splat(0.0));
+            for c in (0..columns).step_by(S::LANES) {
+                let e = s.exp(s.sub(get(s, z, c), most));
+                along = s.fma(e, get(s, g, c), along);
+                sum = s.add(sum, first(s, e, columns - c));
+            }
+            *out = s.sum(along) * (columns as f32 / s.sum(sum));
+        }
+    }
+
     /// Transpose of `softmax` with result `w`; adds.
     pub(super) fn softmax_backward(s: S, columns: usize, w: &'a [f32], dw: DWeights<'a>, dz: &'a mut [f32]) {
         for (r, (w, dz)) in w.chunks_exact(columns).zip(dz.chunks_exact_mut(columns)).enumerate() {
@@ -238,6 +251,28 @@ kernel! {
             let x = get(s, z, c);
             let share = s.min(magnitude(s, s.mul(x, by)), s.splat(1.0));
             put(s, w, c, s.mul(x, power(s, share, q - 2)));
+        }
+    }
+
+    /// `out = powers(z) g` row by row, without the weights.
+    pub(super) fn powers_dots(
+        s: S,
+        q: u32,
+        norm: f32,
+        columns: usize,
+        z: &'a [f32],
+        g: &'a [f32],
+        out: &'a mut [f32],
+    ) {
+        let by = s.splat(if norm > 0.0 { 1.0 / norm } else { 0.0 });
+        for (z, out) in z.chunks_exact(columns).zip(out) {
+            let mut sum = s.splat(0.0);
+            for c in (0..columns).step_by(S::LANES) {
+                let x = get(s, z, c);
+                let share = s.min(magnitude(s, s.mul(x, by)), s.splat(1.0));
+                sum = s.fma(s.mul(x, get(s, g, c)), power(s, share, q - 2), sum);
+            }
+            *out = s.sum(sum);
         }
     }
 

@@ -21,6 +21,7 @@ mod frame;
 mod mapped;
 mod maps;
 mod orthogonal;
+mod pairs;
 mod pointwise;
 pub(crate) mod rank_one;
 mod rows;

@@ -91,10 +91,6 @@ impl Shape {
             if self.pull == Pull::Start { &rest[at.start.start - at.s.end..at.start.end - at.s.end] } else { &[] };
         Moving { z: &mut z[at.z.clone()], s, start }
     }
-    /// The gradients of a block that the step of its token `t` is made of.
-    pub fn gradients_of(&self, t: usize) -> std::ops::Range<usize> {
-        t..t + if self.slots.window.is_some() { self.rule.window } else { 1 }
-    }
 }
 
 impl Engine<'_> {
@@ -111,6 +107,9 @@ impl Engine<'_> {
         y: &mut [f32],
     ) {
         let s = self.shape;
+        if s.pairs {
+            s.grid(self.isa, f.count).expand(&mut f.pairs, t, &f.h[s.made(s.net.layers - 1, f.count)]);
+        }
         if s.reads_before() || s.reads_anchor() {
             let from = if s.dual { &*space.anchor } else { self.read_weights(state, space) };
             self.read_from(x, t, from, g, z, y);
@@ -119,7 +118,11 @@ impl Engine<'_> {
             self.step_all(x, t, &mut s.moving(state), f);
             self.leap(x, t, state, f.space);
             self.settle_at(x.pos + t as u64, &mut state[s.plan.at.z.clone()]);
-            if !(s.reads_before() || s.reads_anchor()) {
+            if self.maps_on_the_way() {
+                let from = &state[s.plan.at.z.clone()];
+                let norms = self.read_norms(from, space);
+                self.through(x, t, g, z, y, |i, g, out| self.apply_mapped(i, from, norms, g, out));
+            } else if !(s.reads_before() || s.reads_anchor()) {
                 self.read_from(x, t, self.read_weights(state, space), g, z, y);
             }
             return;
@@ -187,7 +190,11 @@ impl Engine<'_> {
         let own = s.gradients_of(t);
         let weights = &f.c.b[f.c.row(t)][own.clone()];
         let back = &f.back[s.result(i, f.all)][own.start * l.rows..own.end * l.rows];
-        let h = &f.h[s.input(l.level, f.all)][own.start * l.columns..own.end * l.columns];
+        let h = if s.pairs_at(l.level) {
+            &*f.pairs.expanded
+        } else {
+            &f.h[s.made(l.level, f.count)][own.start * l.columns..own.end * l.columns]
+        };
         step_rows(self.isa, l.columns, gates, weights, back, h, &mut to.z[l.at.clone()], momentum, start, g, out);
     }
 

@@ -53,12 +53,15 @@ pub(super) struct Work<'a> {
     pub coefficients: &'a mut [f32],
     /// `Z_0 - target`, where the target is not zero: what the decay acts on, without cancellation in its gradient.
     ahead: &'a mut [f32],
+    /// Where gradients are pairs: those of keys, values and thresholds, and of the roots of coefficients.
+    held: &'a mut [f32],
+    roots: &'a mut [f32],
 }
 
 impl<'a> Work<'a> {
-    fn lens(s: &Shape, count: usize, coefficients: usize) -> [usize; 21] {
-        let all = count + s.halo();
-        let (inputs, results, square) = (all * s.inputs, all * s.results, count * all);
+    fn lens(s: &Shape, count: usize, coefficients: usize) -> [usize; 23] {
+        let all = s.all(count);
+        let (inputs, results, square) = (s.made(s.net.layers - 1, count).end, all * s.results, count * all);
         let (keys, values, one) = (all * s.d.dk, all * s.d.dv, count + 1);
         [
             inputs,
@@ -82,6 +85,8 @@ impl<'a> Work<'a> {
             values,
             count * coefficients,
             if s.pull == Pull::Start { s.plan.at.z.len() } else { 0 },
+            if s.pairs { s.held(count) * (s.d.dk + s.d.dv + 1) } else { 0 },
+            if s.pairs { count * s.parts.len() } else { 0 },
         ]
     }
 
@@ -92,18 +97,61 @@ impl<'a> Work<'a> {
 
     pub fn new(s: &Shape, count: usize, coefficients: usize, buffer: &'a mut [f32]) -> Self {
         let lens = Self::lens(s, count, coefficients);
-        let [h, back, z, g, zq, square, weighed, cs, cr, a, m, n, wz, ws, keys, values, thresholds, r, p, own, ahead] =
-            cut(buffer, lens);
-        let all = count + s.halo();
+        let [
+            h,
+            back,
+            z,
+            g,
+            zq,
+            square,
+            weighed,
+            cs,
+            cr,
+            a,
+            m,
+            n,
+            wz,
+            ws,
+            keys,
+            values,
+            thresholds,
+            r,
+            p,
+            own,
+            ahead,
+            held,
+            roots,
+        ] = cut(buffer, lens);
+        let all = s.all(count);
         for zeroed in [&mut *h, &mut *back, &mut *g, &mut *cs, &mut *cr, &mut *a, &mut *m, &mut *n, &mut *wz, &mut *ws]
         {
             zeroed.fill(0.0);
         }
-        for zeroed in [&mut *keys, &mut *values, &mut *thresholds, &mut *own] {
+        for zeroed in [&mut *keys, &mut *values, &mut *thresholds, &mut *own, &mut *held, &mut *roots] {
             zeroed.fill(0.0);
         }
         let c = Coefficients { all, b: &mut [], s: cs, r: cr, a, m, n };
-        Self { h, back, z, g, zq, square, weighed, c, wz, ws, keys, values, thresholds, r, p, coefficients: own, ahead }
+        Self {
+            h,
+            back,
+            z,
+            g,
+            zq,
+            square,
+            weighed,
+            c,
+            wz,
+            ws,
+            keys,
+            values,
+            thresholds,
+            r,
+            p,
+            coefficients: own,
+            ahead,
+            held,
+            roots,
+        }
     }
 }
 
@@ -165,7 +213,7 @@ impl Engine<'_> {
             self.gradients_backward(x, &state[anchor.clone()], f, d, &mut dstate[anchor]);
         }
         self.gates_backward(x, f, d, dx);
-        self.keys_backward(d, dx, dstate);
+        self.keys_backward(x.count, d, dx, dstate);
         if let Some(i) = s.slots.coefficients {
             point::add_scaled(self.isa, 1.0, d.coefficients, dx[i]);
         }
@@ -228,13 +276,21 @@ impl Engine<'_> {
             let weights = &coefficients[last.clone()];
             for (i, l) in s.layers.iter().enumerate() {
                 let dw = &dstate[place.clone()][l.at.clone()];
-                let (result, input) = (s.result(i, all), s.input(l.level, all));
-                let (back, space) = (&f.back[result.clone()], &mut f.rows[..all * l.rows]);
-                apply(isa, self.rows, l, dw, &f.h[input.clone()], space, Start::Zero);
+                let (result, input) = (s.result(i, all), s.made(l.level, n));
+                let (back, h, space) = (&f.back[result.clone()], &f.h[input.clone()], &mut f.rows[..all * l.rows]);
                 let dweights = &mut dcoefficients[last.clone()];
+                if s.pairs_at(l.level) {
+                    s.grid(isa, n).apply(&mut f.pairs, l, dw, h, space, Start::Zero);
+                } else {
+                    apply(isa, self.rows, l, dw, h, space, Start::Zero);
+                }
                 point::add_rows_weighed(isa, l.rows, weights, space, &mut d.back[result], back, dweights);
                 point::scale_rows(isa, l.rows, weights, back, space);
-                apply_back(isa, l, dw, space, &mut d.h[input], Start::Current);
+                if s.pairs_at(l.level) {
+                    s.grid(isa, n).apply_back(&mut f.pairs, l, dw, h, space, &mut d.h[input], d.roots);
+                } else {
+                    apply_back(isa, l, dw, space, &mut d.h[input], Start::Current);
+                }
             }
         }
         let mut dot = 0.0;
@@ -365,7 +421,11 @@ impl Engine<'_> {
         point::add_times(isa, &d.square[shift..], &f.mix[square][shift..], &mut d.c.r[..kept]);
         d.weighed[..shift].fill(0.0);
         point::times(isa, &d.square[shift..], &f.c.r[..kept], &mut d.weighed[shift..]);
-        let (width, input) = (s.layers[level].columns, s.input(level, all));
+        let (width, input) = (s.layers[level].columns, s.made(level, n));
+        if s.pairs_at(level) {
+            let (made, dg) = ([&*d.weighed, &f.g[s.input(level, n)], &f.h[input.clone()]], &mut d.g[s.input(level, n)]);
+            return s.grid(isa, n).among_backward(&mut f.pairs, made, dg, &mut d.h[input], d.roots);
+        }
         rows::add_mixed(isa, width, d.weighed, &f.h[input.clone()], &mut d.g[s.input(level, n)]);
         rows::add_mixed_back(isa, width, d.weighed, &f.g[s.input(level, n)], &mut d.h[input]);
     }
@@ -382,7 +442,7 @@ impl Engine<'_> {
         let (s, isa, all) = (self.shape, self.isa, f.all);
         let (kind, last) = (s.net.activation, s.net.layers - 1);
         for level in (1..=last).rev() {
-            let (l, input) = (&s.layers[level - 1], s.input(level - 1, all));
+            let (l, input) = (&s.layers[level - 1], s.made(level - 1, f.count));
             let (own, gate) = (s.result(level, all), s.gate(level, all));
             let de = &mut f.rows[..input.len()];
             let (dz, dgate) = pair(s, level, all, d.z);
@@ -394,11 +454,16 @@ impl Engine<'_> {
         }
         self.residuals_backward(f, d);
         for level in 0..=last {
-            let input = s.input(level, all);
+            let input = s.made(level, f.count);
             for i in s.at_level(level) {
-                let (l, dz) = (&s.layers[i], &d.z[s.result(i, all)]);
-                add_outer(isa, l, dz, &f.h[input.clone()], &mut danchor[l.at.clone()]);
-                apply_back(isa, l, &anchor[l.at.clone()], dz, &mut d.h[input.clone()], Start::Current);
+                let (l, dz, w) = (&s.layers[i], &d.z[s.result(i, all)], &anchor[s.layers[i].at.clone()]);
+                self.outer_made(l, dz, f.h, &mut f.pairs, f.count, &mut danchor[l.at.clone()]);
+                let (h, dh) = (&f.h[input.clone()], &mut d.h[input.clone()]);
+                if s.pairs_at(level) {
+                    s.grid(isa, f.count).apply_back(&mut f.pairs, l, w, h, dz, dh, d.roots);
+                } else {
+                    apply_back(isa, l, w, dz, dh, Start::Current);
+                }
             }
             if level < last {
                 let (dz, dgate) = pair(s, level + 1, all, d.z);
@@ -406,8 +471,13 @@ impl Engine<'_> {
                 point::hidden_backward_add(isa, kind, z, by, &d.h[input], dz, dgate);
             }
         }
-        let dphi = &d.h[s.input(last, all)];
-        s.features_backward(f.keys, x.gate(s.slots.coefficients), dphi, d.keys, d.coefficients);
+        let (dphi, coefficients) = (&d.h[s.made(last, f.count)], x.gate(s.slots.coefficients));
+        if s.pairs {
+            let dkeys = &mut d.held[..f.pairs.keys.len()];
+            s.basis_backward(f.pairs.keys, coefficients, [dphi, d.roots], dkeys, d.coefficients);
+        } else {
+            s.features_backward(f.keys, coefficients, dphi, d.keys, d.coefficients);
+        }
     }
 
     /// From what flows back into the last layer's result to predictions and values.
@@ -460,17 +530,29 @@ impl Engine<'_> {
             let c = s.rule.window;
             for t in 0..f.count {
                 for (place, dgate) in dx[i][row(t, c)].iter_mut().enumerate().filter(|(p, _)| seen(x.pos, t, c, *p)) {
-                    *dgate -= d.c.s[t * all + t + place];
+                    *dgate -= d.c.s[t * all + s.gradients_of(t).start + place];
                 }
             }
         }
     }
 
     /// Gradients of keys, values and thresholds go to the tokens, those of the window's past to the state.
-    pub fn keys_backward(&self, d: &Work<'_>, dx: &mut DInputs<'_>, dstate: &mut [f32]) {
+    pub fn keys_backward(&self, count: usize, d: &mut Work<'_>, dx: &mut DInputs<'_>, dstate: &mut [f32]) {
         let (s, at) = (self.shape, &self.shape.plan.at);
-        let threshold = s.slots.threshold.map(|i| (i, &*d.thresholds, &at.thresholds));
-        let parts = [Some((0, &*d.keys, &at.keys)), Some((1, &*d.values, &at.values)), threshold];
+        let (mut keys, mut values, mut thresholds) = (&*d.keys, &*d.values, &*d.thresholds);
+        if s.pairs {
+            let held = s.held(count);
+            let (to_keys, rest) = d.held.split_at_mut(held * s.d.dk);
+            let (to_values, to_thresholds) = rest.split_at_mut(held * s.d.dv);
+            let to_thresholds = &mut to_thresholds[..held];
+            let grid = s.grid(self.isa, count);
+            grid.fold(keys, to_keys);
+            grid.fold(values, to_values);
+            grid.fold(thresholds, to_thresholds);
+            (keys, values, thresholds) = (to_keys, to_values, to_thresholds);
+        }
+        let threshold = s.slots.threshold.map(|i| (i, thresholds, &at.thresholds));
+        let parts = [Some((0, keys, &at.keys)), Some((1, values, &at.values)), threshold];
         for (i, from, past) in parts.into_iter().flatten() {
             dstate[past.clone()].copy_from_slice(&from[..past.len()]);
             point::add_scaled(self.isa, 1.0, &from[past.len()..], dx[i]);
