@@ -11,6 +11,8 @@
 //! adds at most `rate`. Unlike the paper, which leaves the length of values open.
 
 use super::matrix;
+use crate::kernel::Kernel;
+use crate::kernels;
 use crate::rule::{About, Activation, ChunkForm, Dims, Input, MemoryRule, StateTensor, input, named, named_mut};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,7 @@ pub struct Oja {}
 
 impl MemoryRule for Oja {
     const NAME: &'static str = "oja";
+    const KERNELS: &'static [Kernel<Self>] = kernels::oja::KERNELS;
 
     fn about(&self) -> About {
         About {

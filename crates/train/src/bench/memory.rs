@@ -35,6 +35,7 @@ pub(super) fn cases() -> Vec<Case> {
             Some(kernel) => {
                 let costly = rule.flops(Dims::new(width, width)) > COSTLY;
                 let tokens = if costly && kernel.name == "token" { SINGLE_TOKENS } else { 2048 };
+                let width = if rule.flops(Dims::new(width, width)) > MOST_FLOPS { NARROW } else { width };
                 all.extend(rows(&rule, kernel.name, width, tokens));
                 all.push(forward(&rule, "auto", width, 1));
             }

@@ -42,15 +42,12 @@ impl Engine<'_> {
     fn prepare(&self, x: &Tokens<'_>, state: &[f32], f: &mut Frame<'_>, space: &mut Space<'_>) {
         self.enter(x, state, f);
         f.c.fill(self.isa, self.shape.kind, x.gates(self.shape));
-        self.gradients(x, self.shape.anchor_weights(x.pos, state, space), f);
+        self.gradients(x, self.anchor_weights(x.pos, state, space), f);
     }
 
     /// The reads of a block but for those that are made by themselves.
     fn read_block(&self, x: &Tokens<'_>, state: &[f32], f: &mut Frame<'_>, space: &Space<'_>, y: &mut [f32]) {
         let s = self.shape;
-        if s.dual && !s.reads_anchor() {
-            return;
-        }
         let anchor = if s.dual { &*space.anchor } else { &state[s.anchor_at(x.pos)] };
         self.read(x, state, anchor, f, y);
     }
@@ -78,10 +75,10 @@ pub(super) fn forward(
         let y = &mut y[first * d.dv..(first + count) * d.dv];
         engine.read_block(&part, state, &mut frame, &space, y);
         engine.advance(&part, state, &mut frame);
-        shape.settle_at(last, state);
+        engine.settle_at(last, &mut state[shape.plan.at.z.clone()]);
         if shape.reads_aside(last) {
             let alone = Engine { alone: true, ..engine };
-            let (token, from) = (part.part(count - 1, 1), shape.read_weights(state, &mut space));
+            let (token, from) = (part.part(count - 1, 1), engine.read_weights(state, &mut space));
             alone.read(&token, &[], from, &mut Frame::new(&shape, 1, one), &mut y[(count - 1) * d.dv..]);
         }
     }
@@ -99,10 +96,11 @@ pub(super) fn backward(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, ct: Cotang
     let engine = Engine::new(&shape, scratch.isa(), Rows::Fast);
     let count = blocks(&shape, &x, true).count();
     let group = if count <= KEPT_STATES { count } else { count.isqrt() };
-    let most = longest(&shape, x.count);
+    let most = blocks(&shape, &x, true).map(|(_, count)| count).max().unwrap_or(0);
     let coefficients = x.gate(shape.slots.coefficients).len() / x.count;
     let len = ct.start.len();
     let aside = |n: usize| if shape.orthogonal.is_some() || shape.dual { n } else { 0 };
+    let moves = if shape.reads_maps() { shape.plan.at.z.len() + shape.plan.at.s.len() } else { 0 };
     let lens = [
         Frame::len(&shape, most),
         Work::len(&shape, most, coefficients),
@@ -112,11 +110,12 @@ pub(super) fn backward(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, ct: Cotang
         aside(Work::len(&shape, 1, coefficients)),
         aside(len),
         Space::len(&shape),
+        most * moves,
     ];
-    let [frame, work, outer, inner, one, one_back, after, space] = scratch.take(lens);
+    let [frame, work, outer, inner, one, one_back, after, space, moved] = scratch.take(lens);
     let space = Space::new(&shape, space);
     let list: Vec<(usize, usize)> = blocks(&shape, &x, true).collect();
-    let mut pass = Pass { engine, x: &x, frame, work, one: [one, one_back], after, space, coefficients };
+    let mut pass = Pass { engine, x: &x, frame, work, one: [one, one_back], after, space, moved, coefficients };
     let running = &mut inner[..len];
     running.copy_from_slice(ct.start);
     for (i, (list, kept)) in list.chunks(group).zip(outer.chunks_exact_mut(len)).enumerate() {
@@ -139,26 +138,32 @@ pub(super) fn backward(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, ct: Cotang
 }
 
 /// What the steps of a backward pass share.
-struct Pass<'a, 'x> {
-    engine: Engine<'a>,
-    x: &'a Tokens<'x>,
-    frame: &'a mut [f32],
-    work: &'a mut [f32],
+pub(super) struct Pass<'a, 'x> {
+    pub engine: Engine<'a>,
+    pub x: &'a Tokens<'x>,
+    pub frame: &'a mut [f32],
+    pub work: &'a mut [f32],
     /// A frame and its work for a token that reads by itself, and the state behind its block.
-    one: [&'a mut [f32]; 2],
-    after: &'a mut [f32],
-    space: Space<'a>,
-    coefficients: usize,
+    pub one: [&'a mut [f32]; 2],
+    pub after: &'a mut [f32],
+    pub space: Space<'a>,
+    /// What moves, behind every token of a block whose tokens read weights of their own.
+    pub moved: &'a mut [f32],
+    pub coefficients: usize,
 }
 
 impl Pass<'_, '_> {
     /// The state from before a block to behind it.
     fn step(&mut self, (first, count): (usize, usize), state: &mut [f32]) {
         let part = self.x.part(first, count);
-        let mut frame = Frame::new(self.engine.shape, count, self.frame);
-        self.engine.prepare(&part, state, &mut frame, &mut self.space);
-        self.engine.advance(&part, state, &mut frame);
-        self.engine.shape.settle_at(part.pos + count as u64 - 1, state);
+        let (engine, z) = (self.engine, self.engine.shape.plan.at.z.clone());
+        let mut frame = Frame::new(engine.shape, count, self.frame);
+        if engine.shape.reads_maps() {
+            return engine.advance_mapped(&part, state, &mut frame, &mut self.space);
+        }
+        engine.prepare(&part, state, &mut frame, &mut self.space);
+        engine.advance(&part, state, &mut frame);
+        engine.settle_at(part.pos + count as u64 - 1, &mut state[z]);
     }
 
     /// Back through a block; `state` lies before it.
@@ -180,6 +185,9 @@ impl Pass<'_, '_> {
             })
             .collect();
         let dy = &dy[first * width..(first + count) * width];
+        if shape.reads_maps() {
+            return self.back_mapped(&part, state, dy, &mut dx, dstate);
+        }
         let last = part.pos + count as u64 - 1;
         let mut frame = Frame::new(shape, count, self.frame);
         self.engine.prepare(&part, state, &mut frame, &mut self.space);
@@ -197,19 +205,18 @@ impl Pass<'_, '_> {
         self.engine.backward(&part, states, &mut frame, &mut work, &mut self.space, dy, &mut dx, dstate);
     }
 
-    /// Back through a read by itself and through the settling before it.
+    /// Back through a read by itself, or through the settling behind a block.
     fn aside_back(&mut self, x: &Tokens<'_>, dy: &[f32], dx: &mut DInputs<'_>, dstate: &mut [f32]) {
         let (shape, z, count) = (self.engine.shape, self.engine.shape.plan.at.z.clone(), x.count);
         let (last, width) = (x.pos + count as u64 - 1, shape.d.dv);
         if shape.dual {
             self.space.keep(&self.after[z.clone()]);
-            shape.settle_at(last, self.after);
         }
         if shape.reads_aside(last) {
             let [one, back] = &mut self.one;
             let (mut one, mut back) = (Frame::new(shape, 1, one), Work::new(shape, 1, self.coefficients, back));
             let (engine, token) = (Engine { alone: true, ..self.engine }, x.part(count - 1, 1));
-            let from = shape.read_weights(self.after, &mut self.space);
+            let from = engine.read_weights(self.after, &mut self.space);
             engine.read(&token, &[], from, &mut one, back.space(width));
             let mut dx: DInputs<'_> = dx
                 .iter_mut()
@@ -219,19 +226,13 @@ impl Pass<'_, '_> {
                 })
                 .collect();
             let dy = &dy[row(count - 1, width)];
-            if shape.dual {
-                let (weights, dweights) = self.space.read();
-                engine.read_backward(&token, weights, &z, &mut one, &mut back, dy, &mut dx, dweights);
-                shape.read_weights_backward(self.after, &mut self.space, dstate);
-            } else {
-                engine.read_backward(&token, self.after, &z, &mut one, &mut back, dy, &mut dx, dstate);
-            }
+            engine.read_backward(&token, self.after, &z, &mut one, &mut back, dy, &mut dx, dstate);
             if let Some(i) = shape.slots.coefficients {
                 dx[i].iter_mut().zip(&*back.coefficients).for_each(|(d, &own)| *d += own);
             }
         }
         if shape.dual && shape.begins(last + 1) {
-            shape.settle_backward(self.space.kept(), &mut dstate[z]);
+            self.engine.settle_backward(self.space.kept(), &mut dstate[z]);
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use super::coefficients::{Coefficients, Gates};
 use super::orthogonal::{self, Orthogonal};
+use super::pairs::Pairs;
 use super::pointwise as point;
 use super::rows::{self, Rows, apply, apply_back};
-use super::shape::Shape;
+use super::shape::{Layer, Shape};
 use crate::kernels::gemm::Start;
 use crate::rules::miras::retention::Pull;
 use crate::scan::PerInput;
@@ -82,15 +83,17 @@ pub(super) struct Frame<'a> {
     pub rows: &'a mut [f32],
     /// What an orthogonal step is made in.
     pub space: &'a mut [f32],
+    pub pairs: Pairs<'a>,
 }
 
 impl<'a> Frame<'a> {
-    fn lens(s: &Shape, count: usize) -> [usize; 25] {
-        let all = count + s.halo();
-        let (inputs, results, square) = (all * s.inputs, all * s.results, count * all);
+    fn lens(s: &Shape, count: usize) -> [usize; 30] {
+        let all = s.all(count);
+        let (inputs, results, square) = (s.made(s.net.layers - 1, count).end, all * s.results, count * all);
         let (keys, values, squares) = (all * s.d.dk, all * s.d.dv, square * s.net.layers);
         let (g, zq, one) = (count * s.inputs, count * s.results, count + 1);
         let space = orthogonal::room(s);
+        let [held, roots, expanded, left, right] = s.pairs_lens(count);
         [
             keys,
             values,
@@ -115,8 +118,13 @@ impl<'a> Frame<'a> {
             count,
             count,
             count,
-            all * s.widest,
+            s.widest_rows(count),
             space,
+            held,
+            roots,
+            expanded,
+            left,
+            right,
         ]
     }
 
@@ -152,8 +160,14 @@ impl<'a> Frame<'a> {
             wt,
             rows,
             space,
+            held,
+            roots,
+            expanded,
+            left,
+            right,
         ] = cut(buffer, Self::lens(s, count));
-        let all = count + s.halo();
+        let all = s.all(count);
+        let pairs = Pairs { keys: held, roots, expanded, space: [left, right] };
         let c = Coefficients { all, b, s: cs, r: cr, a, m, n };
         Self {
             count,
@@ -178,6 +192,7 @@ impl<'a> Frame<'a> {
             wt,
             rows,
             space,
+            pairs,
         }
     }
 }
@@ -200,15 +215,21 @@ impl<'a> Engine<'a> {
     /// Keys, values, thresholds and coefficients of a block whose state before it is `state`.
     pub fn enter(&self, x: &Tokens<'_>, state: &[f32], f: &mut Frame<'_>) {
         let (s, at) = (self.shape, &self.shape.plan.at);
-        for (to, past, own) in [(&mut *f.keys, &at.keys, x.x[0]), (&mut *f.values, &at.values, x.x[1])] {
-            to[..past.len()].copy_from_slice(&state[past.clone()]);
-            to[past.len()..].copy_from_slice(own);
-        }
         f.thresholds.fill(0.0);
-        if let Some(i) = s.slots.threshold {
-            let past = at.thresholds.len();
-            f.thresholds[..past].copy_from_slice(&state[at.thresholds.clone()]);
-            f.thresholds[past..].copy_from_slice(x.x[i]);
+        let threshold = s.slots.threshold.map(|i| (&mut *f.thresholds, &at.thresholds, x.x[i]));
+        let parts = [Some((&mut *f.keys, &at.keys, x.x[0])), Some((&mut *f.values, &at.values, x.x[1])), threshold];
+        for (to, past, own) in parts.into_iter().flatten() {
+            let past = &state[past.clone()];
+            if s.pairs {
+                lay(s.rule.window, past, own, to);
+            } else {
+                to[..past.len()].copy_from_slice(past);
+                to[past.len()..].copy_from_slice(own);
+            }
+        }
+        if s.pairs {
+            f.pairs.keys[..at.keys.len()].copy_from_slice(&state[at.keys.clone()]);
+            f.pairs.keys[at.keys.len()..].copy_from_slice(x.x[0]);
         }
         f.c.b.fill(0.0);
         let (all, rate) = (f.all, x.gate(s.slots.steps[0].2));
@@ -218,7 +239,7 @@ impl<'a> Engine<'a> {
                 let c = s.rule.window;
                 for (t, gates) in x.x[i].chunks_exact(c).enumerate() {
                     for (place, gate) in gates.iter().enumerate().filter(|(p, _)| seen(x.pos, t, c, *p)) {
-                        f.c.b[t * all + t + place] = -gate;
+                        f.c.b[t * all + s.gradients_of(t).start + place] = -gate;
                     }
                 }
             }
@@ -230,22 +251,18 @@ impl<'a> Engine<'a> {
         let (s, isa, all) = (self.shape, self.isa, f.all);
         let kind = s.net.activation;
         let last = s.net.layers - 1;
-        s.features(f.keys, x.gate(s.slots.coefficients), &mut f.h[s.input(last, all)]);
+        let coefficients = x.gate(s.slots.coefficients);
+        if s.pairs {
+            s.basis(f.pairs.keys, coefficients, &mut f.h[s.made(last, f.count)], f.pairs.roots);
+        } else {
+            s.features(f.keys, coefficients, &mut f.h[s.made(last, f.count)]);
+        }
         for level in (0..=last).rev() {
             for i in s.at_level(level) {
-                let l = &s.layers[i];
-                apply(
-                    isa,
-                    self.rows,
-                    l,
-                    &anchor[l.at.clone()],
-                    &f.h[s.input(level, all)],
-                    &mut f.z[s.result(i, all)],
-                    Start::Zero,
-                );
+                self.apply_made(i, &anchor[s.layers[i].at.clone()], f, None);
             }
             if level > 0 {
-                let h = &mut f.h[s.input(level - 1, all)];
+                let h = &mut f.h[s.made(level - 1, f.count)];
                 point::hidden(isa, kind, &f.z[s.result(level, all)], &f.z[s.gate(level, all)], h);
             }
         }
@@ -280,6 +297,28 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// The results of layer `i` for the inputs of all gradients: those of the gradients themselves, or `out`.
+    pub fn apply_made(&self, i: usize, w: &[f32], f: &mut Frame<'_>, out: Option<&mut [f32]>) {
+        let (s, l) = (self.shape, &self.shape.layers[i]);
+        let h = &f.h[s.made(l.level, f.count)];
+        let out = out.unwrap_or(&mut f.z[s.result(i, f.all)]);
+        if s.pairs_at(l.level) {
+            s.grid(self.isa, f.count).apply(&mut f.pairs, l, w, h, out, Start::Zero);
+        } else {
+            apply(self.isa, self.rows, l, w, h, out, Start::Zero);
+        }
+    }
+
+    /// `dw += dout^T h`, with `h` the inputs of all gradients of a block of `n` tokens.
+    pub fn outer_made(&self, l: &Layer, dout: &[f32], h: &[f32], pairs: &mut Pairs<'_>, n: usize, dw: &mut [f32]) {
+        let (s, h) = (self.shape, &h[self.shape.made(l.level, n)]);
+        if s.pairs_at(l.level) {
+            s.grid(self.isa, n).add_outer(pairs, l, dout, h, dw);
+        } else {
+            rows::add_outer(self.isa, l, dout, h, dw);
+        }
+    }
+
     /// What each read is made of.
     pub fn weigh(&self, f: &mut Frame<'_>) {
         let s = self.shape;
@@ -305,7 +344,12 @@ impl<'a> Engine<'a> {
             let (g, width) = (&f.g[s.input(level, n)], s.layers[level].columns);
             let square = level * n * all..(level + 1) * n * all;
             if !self.alone && s.kind.steps {
-                rows::among(isa, width, g, &f.h[s.input(level, all)], &mut f.mix[square.clone()], Start::Zero);
+                let (h, mix) = (&f.h[s.made(level, n)], &mut f.mix[square.clone()]);
+                if s.pairs_at(level) {
+                    s.grid(isa, n).among(&mut f.pairs, g, h, mix);
+                } else {
+                    rows::among(isa, width, g, h, mix, Start::Zero);
+                }
                 self.weigh_square(&f.c, &f.mix[square.clone()], &mut f.weighed[square.clone()]);
             }
             for i in s.at_level(level) {
@@ -380,15 +424,15 @@ impl<'a> Engine<'a> {
             point::add_scaled(isa, 1.0 - f.c.a[n], start, &mut z[at.z.clone()]);
         }
         for (i, l) in s.layers.iter().enumerate() {
-            let (back, h) = (&f.back[s.result(i, all)], &f.h[s.input(l.level, all)]);
+            let back = &f.back[s.result(i, all)];
             let scaled = &mut f.rows[..back.len()];
             if s.kind.steps {
                 point::scale_rows(isa, l.rows, &f.c.r[last.clone()], back, scaled);
-                rows::add_outer(isa, l, scaled, h, &mut state[at.z.clone()][l.at.clone()]);
+                self.outer_made(l, scaled, f.h, &mut f.pairs, n, &mut state[at.z.clone()][l.at.clone()]);
             }
             if s.kind.momentum {
                 point::scale_rows(isa, l.rows, &f.c.s[last.clone()], back, scaled);
-                rows::add_outer(isa, l, scaled, h, &mut state[at.s.clone()][l.at.clone()]);
+                self.outer_made(l, scaled, f.h, &mut f.pairs, n, &mut state[at.s.clone()][l.at.clone()]);
             }
         }
         for t in 0..n {
@@ -422,6 +466,16 @@ impl Engine<'_> {
                 way.add(&momentum[l.at.clone()], reach, &mut z[l.at.clone()], space);
             }
         }
+    }
+}
+
+/// Rows of a window per token, out of the window's past and the block's own.
+fn lay(window: usize, past: &[f32], own: &[f32], to: &mut [f32]) {
+    let width = past.len() / (window - 1);
+    for (pair, to) in to.chunks_exact_mut(width).enumerate() {
+        let first = (pair / window + pair % window) * width;
+        let from = if first < past.len() { &past[first..] } else { &own[first - past.len()..] };
+        to.copy_from_slice(&from[..width]);
     }
 }
 

@@ -10,14 +10,18 @@
 //! ```
 //!
 //! layer by layer: one masked product of tokens with tokens per layer, nested in the activations. A block lies inside
-//! of one chunk and starts anywhere in it, since the state has the anchor. See `transpose` for the way back.
+//! of one chunk and starts anywhere in it, since the state has the anchor. See `transpose` for the way back, and `mapped`
+//! for states that are not the weights.
 
 mod blocks;
 mod channels;
 mod coefficients;
 mod dual;
 mod frame;
+mod mapped;
+mod maps;
 mod orthogonal;
+mod pairs;
 pub(in crate::kernels) mod pointwise;
 pub(crate) mod rank_one;
 mod rows;

@@ -36,6 +36,20 @@ pub(in crate::kernels) fn activation<S: Simd>(s: S, kind: Activation, z: S::V) -
     }
 }
 
+/// The first `n` lanes of a vector, and zeros behind them.
+#[inline(always)]
+pub(super) fn first<S: Simd>(s: S, v: S::V, n: usize) -> S::V {
+    if n >= S::LANES {
+        return v;
+    }
+    let mut lanes = [0.0; 16];
+    // SAFETY: no instruction set has more than sixteen lanes, and the first `n` of them are written.
+    unsafe {
+        s.store_first(lanes.as_mut_ptr(), n, v);
+        s.load(lanes.as_ptr())
+    }
+}
+
 /// Mean and `1 / sqrt(var + eps)` of a row.
 #[inline(always)]
 pub(in crate::kernels) fn moments<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
@@ -47,17 +61,8 @@ pub(in crate::kernels) fn moments<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
     let mean = s.sum(sum) / n;
     let mut squares = s.splat(0.0);
     for c in (0..x.len()).step_by(S::LANES) {
-        let mut d = s.sub(get(s, x, c), s.splat(mean));
-        let left = x.len() - c;
-        if left < S::LANES {
-            // Lanes behind the end hold -mean by now, not zero.
-            let mut lanes = [0.0; 16];
-            // SAFETY: no instruction set has more than sixteen lanes, and the first `left` of them are written.
-            d = unsafe {
-                s.store_first(lanes.as_mut_ptr(), left, d);
-                s.load(lanes.as_ptr())
-            };
-        }
+        // Lanes behind the end hold -mean by now, not zero.
+        let d = first(s, s.sub(get(s, x, c), s.splat(mean)), x.len() - c);
         squares = s.fma(d, d, squares);
     }
     let var = s.sum(squares) / n;

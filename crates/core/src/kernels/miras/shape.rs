@@ -1,14 +1,16 @@
 //! Which settings the frozen kernels cover, and what they need to know of one at one size.
 
 use super::coefficients::Kind;
+use super::maps::Map;
 use crate::rule::Dims;
 use crate::rules::Miras;
 use crate::rules::miras::algorithm::{Algorithm, Solve, with_algorithm};
-use crate::rules::miras::features::{Features, with_features};
+use crate::rules::miras::features::{Features, MOST_PARTS, with_features};
 use crate::rules::miras::plan::{self, Plan, Slots};
 use crate::rules::miras::retention::{Pull, Retention, with_retention};
 use crate::rules::miras::structure::{Network, Structure, with_structure};
 use crate::rules::miras::{Gates, GradientAt, ReadAt};
+use arrayvec::ArrayVec;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
@@ -16,9 +18,12 @@ use std::rc::Rc;
 /// Most tokens of a block: the products of its tokens among themselves grow with it.
 pub(super) const MOST_TOKENS: usize = 64;
 
+/// Most tokens of a block whose tokens each read weights of their own: the state behind each is kept on the way back.
+const PIECE: usize = 8;
+
 /// True for the settings whose gradients and steps the block form knows: any structure made of layers, any bias and
 /// feature map, a window or none; states that hold their weights, or others by a map or a settling of their own;
-/// plain steps, or for the former orthogonal ones once per chunk; scalar gates; gradients at the chunk start, or without chunks at the state before the token.
+/// plain steps, or for the former orthogonal ones; scalar gates; gradients at the chunk start, or without chunks at the state before the token.
 pub(super) fn covers(rule: &Miras) -> bool {
     let plain = with_retention!(&rule.retention, r => {
         let pull = matches!(r.pull(), Pull::Keep | Pull::Zero | Pull::Start);
@@ -28,19 +33,25 @@ pub(super) fn covers(rule: &Miras) -> bool {
     });
     let dual = with_retention!(&rule.retention, r => r.is_dual() || r.settles());
     let explicit = with_algorithm!(&rule.algorithm, a => {
-        let orthogonal = a.orthogonal().is_some() && (a.once_per_chunk() || rule.chunk <= 1);
-        a.solve() == Solve::Explicit && (!a.unit_scale() || orthogonal && !dual)
+        a.solve() == Solve::Explicit && (!a.unit_scale() || a.orthogonal().is_some() && !dual)
     });
-    // Coefficients are the current token's, so under a window every pair of tokens would have a gradient of its own.
-    let shared = rule.window <= 1 || with_features!(&rule.features, f => f.coefficients().is_none());
+    let shared = !(dual && has_pairs(rule));
     let known = with_structure!(&rule.structure, s => s.network().is_some());
     let fixed = rule.chunk > 1 || rule.gradient == GradientAt::Prev;
     plain && explicit && shared && known && fixed && rule.gates == Gates::Scalar && rule.steps == 1
 }
 
+/// Whether every token and token of its window are a gradient of their own: coefficients are the current token's.
+fn has_pairs(rule: &Miras) -> bool {
+    rule.window > 1 && with_features!(&rule.features, f => f.coefficients().is_some())
+}
+
 /// True for the settings among them whose reads share products of tokens with tokens.
 pub(super) fn shares(rule: &Miras) -> bool {
-    covers(rule) && (rule.read == ReadAt::Start || !with_retention!(&rule.retention, r => r.is_dual() || r.settles()))
+    let every = with_algorithm!(&rule.algorithm, a => a.orthogonal().is_some() && !a.once_per_chunk());
+    covers(rule)
+        && !every
+        && (rule.read == ReadAt::Start || !with_retention!(&rule.retention, r => r.is_dual() || r.settles()))
 }
 
 /// One weight tensor.
@@ -67,10 +78,16 @@ pub(super) struct Shape {
     pub residual: bool,
     pub pull: Pull,
     pub kind: Kind,
+    /// Whether gradients are pairs of a token and one of its window, and the parts of features that have a coefficient each.
+    pub pairs: bool,
+    pub parts: ArrayVec<Range<usize>, MOST_PARTS>,
+    /// Whether orthogonal steps are taken at every token.
+    pub every: bool,
     /// The polynomial and iterations of orthogonal steps.
     pub orthogonal: Option<([f64; 3], usize)>,
     /// Whether weights are made from the state by a map, or the state is settled.
     pub dual: bool,
+    pub map: Map,
     /// Values per token of all inputs of layers, and of all their results; the widest of either.
     pub inputs: usize,
     pub results: usize,
@@ -106,7 +123,13 @@ impl Shape {
             .enumerate()
             .map(|(i, (t, at))| Layer { rows: t.rows, columns: t.columns, at: at.clone(), level: level(i) })
             .collect();
-        let (momentum, orthogonal) = with_algorithm!(&rule.algorithm, a => (a.momentum(), a.orthogonal()));
+        let (momentum, orthogonal, once) =
+            with_algorithm!(&rule.algorithm, a => (a.momentum(), a.orthogonal(), a.once_per_chunk()));
+        let mut first = 0;
+        let part = |width: usize| {
+            first += width;
+            first - width..first
+        };
         let widest = layers.iter().map(|l| l.rows.max(l.columns)).max().unwrap_or(0);
         Self {
             rule: rule.clone(),
@@ -115,6 +138,10 @@ impl Shape {
             residual: with_structure!(&rule.structure, s => s.residual()),
             pull: with_retention!(&rule.retention, r => r.pull()),
             dual: with_retention!(&rule.retention, r => r.is_dual() || r.settles()),
+            map: Map::of(rule),
+            pairs: has_pairs(rule),
+            parts: with_features!(&rule.features, f => f.parts(d.dk)).into_iter().map(part).collect(),
+            every: orthogonal.is_some() && !once,
             kind: Kind { momentum, steps: orthogonal.is_none() },
             orthogonal,
             inputs: layers.iter().take(net.layers).map(|l| l.columns).sum(),
@@ -129,6 +156,30 @@ impl Shape {
     /// Tokens before the first of a block whose gradients it uses: the window's past.
     pub fn halo(&self) -> usize {
         self.rule.window.saturating_sub(1)
+    }
+    /// Keys of the gradients of a block of `count` tokens.
+    pub fn held(&self, count: usize) -> usize {
+        count + self.halo()
+    }
+    /// Gradients of a block of `count` tokens.
+    pub fn all(&self, count: usize) -> usize {
+        if self.pairs { count * self.rule.window } else { self.held(count) }
+    }
+    /// The gradients of a block that the step of its token `t` is made of.
+    pub fn gradients_of(&self, t: usize) -> Range<usize> {
+        match self.slots.window {
+            None => t..t + 1,
+            Some(_) if self.pairs => t * self.rule.window..(t + 1) * self.rule.window,
+            Some(_) => t..t + self.rule.window,
+        }
+    }
+    /// Values of rows of the widest kind in a block of `count` tokens.
+    pub fn widest_rows(&self, count: usize) -> usize {
+        if !self.pairs {
+            return self.all(count) * self.widest;
+        }
+        let inner = self.layers.iter().map(|l| if self.pairs_at(l.level) { l.rows } else { l.rows.max(l.columns) });
+        (self.all(count) * inner.max().unwrap_or(0)).max(count * self.widest)
     }
     /// Whether gradients are taken at a state of their own.
     pub fn anchored(&self) -> bool {
@@ -146,12 +197,19 @@ impl Shape {
     pub fn block(&self, pos: u64, left: usize) -> usize {
         let chunk = self.rule.chunk.max(1) as u64;
         let rest = chunk - pos % chunk;
-        left.min(MOST_TOKENS).min(usize::try_from(rest).unwrap_or(usize::MAX))
+        let most = if self.pairs { MOST_TOKENS / 2 } else { MOST_TOKENS };
+        left.min(most).min(usize::try_from(rest).unwrap_or(usize::MAX))
     }
-    /// Tokens of a block on the way back, and of one by products of tokens: each read of a mapped state is a block.
+    /// Tokens of a block on the way back, and of one by products of tokens.
     pub fn products(&self, pos: u64, left: usize) -> usize {
         let count = self.block(pos, left);
-        if self.dual && !self.reads_anchor() { count.min(1) } else { count }
+        count.min(if self.every {
+            1
+        } else if self.reads_maps() {
+            PIECE
+        } else {
+            count
+        })
     }
     /// Whether a chunk starts at `pos`.
     pub fn begins(&self, pos: u64) -> bool {
@@ -159,16 +217,29 @@ impl Shape {
     }
     /// Whether an orthogonal step is taken at `pos`.
     pub fn leaps(&self, pos: u64) -> bool {
-        self.orthogonal.is_some() && self.begins(pos + 1)
+        self.every || self.orthogonal.is_some() && self.begins(pos + 1)
     }
-    /// Whether the token at `pos` reads by itself: what its own orthogonal step made, or weights that only it sees.
+    /// Whether the token at `pos` reads by itself what its own orthogonal step made.
     pub fn reads_aside(&self, pos: u64) -> bool {
-        (self.leaps(pos) || self.dual) && !self.reads_before() && !self.reads_anchor()
+        self.leaps(pos) && !self.reads_before() && !self.reads_anchor()
     }
     /// Where the rows of the input of level `level` lie, in a list of all levels.
     pub fn input(&self, level: usize, rows: usize) -> Range<usize> {
         let before: usize = self.layers[..level].iter().map(|l| l.columns).sum();
         before * rows..(before + self.layers[level].columns) * rows
+    }
+    /// Where the inputs of level `level` of the gradients of a block of `count` tokens lie: behind the features, those of keys.
+    pub fn made(&self, level: usize, count: usize) -> Range<usize> {
+        let whole = self.input(level, self.all(count));
+        if self.pairs_at(level) {
+            whole.start..whole.start + self.held(count) * self.layers[level].columns
+        } else {
+            whole
+        }
+    }
+    /// Whether the inputs of the gradients at a level are those of keys, shared by pairs.
+    pub fn pairs_at(&self, level: usize) -> bool {
+        self.pairs && level + 1 == self.net.layers
     }
     /// Where the rows of the result of layer `i` lie, in a list of all layers.
     pub fn result(&self, i: usize, rows: usize) -> Range<usize> {

@@ -41,7 +41,7 @@ pub(super) fn forward(
             state.copy_within(at.z.clone(), at.anchor.start);
         }
         engine.enter(&part, state, &mut f);
-        engine.gradients(&part, shape.anchor_weights(part.pos, state, &mut space), &mut f);
+        engine.gradients(&part, engine.anchor_weights(part.pos, state, &mut space), &mut f);
         let [g, z] = cut(own, one);
         for t in 0..count {
             engine.one(&part, t, state, &mut f, &mut space, g, z, &mut y[row(first + t, d.dv)]);
@@ -58,7 +58,8 @@ pub(super) fn read(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, state: &[f32],
     let [own, space] = scratch.take([room(one), Space::len(&shape)]);
     let [g, z] = cut(own, one);
     let mut space = Space::new(&shape, space);
-    let from = shape.read_weights(state, &mut space);
+    engine.freeze(state, &mut space);
+    let from = engine.read_weights(state, &mut space);
     for t in 0..x.count {
         engine.read_from(&x, t, from, g, z, &mut y[row(t, d.dv)]);
     }
@@ -66,11 +67,30 @@ pub(super) fn read(rule: &Miras, d: Dims, seq: Sequence<'_, f32>, state: &[f32],
 
 /// What turns one row of a tensor into the next: see [`step_row`].
 #[derive(Clone, Copy)]
-struct Gates {
-    retain: f32,
-    momentum: Option<f32>,
+pub(super) struct Gates {
+    pub retain: f32,
+    pub momentum: Option<f32>,
     /// 1 if the step reaches the memory, else 0.
-    steps: f32,
+    pub steps: f32,
+}
+
+/// What a step moves of a state, and where it is pulled to.
+pub(super) struct Moving<'a> {
+    pub z: &'a mut [f32],
+    pub s: &'a mut [f32],
+    pub start: &'a [f32],
+}
+
+impl Shape {
+    /// The parts of a state.
+    pub fn moving<'a>(&self, state: &'a mut [f32]) -> Moving<'a> {
+        let at = &self.plan.at;
+        let (z, rest) = state.split_at_mut(at.z.end);
+        let (s, rest) = rest.split_at_mut(at.s.len());
+        let start =
+            if self.pull == Pull::Start { &rest[at.start.start - at.s.end..at.start.end - at.s.end] } else { &[] };
+        Moving { z: &mut z[at.z.clone()], s, start }
+    }
 }
 
 impl Engine<'_> {
@@ -87,24 +107,28 @@ impl Engine<'_> {
         y: &mut [f32],
     ) {
         let s = self.shape;
-        if s.reads_before() || s.reads_anchor() {
-            self.read_from(x, t, s.read_weights(state, space), g, z, y);
+        if s.pairs {
+            s.grid(self.isa, f.count).expand(&mut f.pairs, t, &f.h[s.made(s.net.layers - 1, f.count)]);
         }
-        let momentum = s.kind.momentum.then(|| x.gate(s.slots.momentum)[t]);
-        let retain = x.gate(s.slots.retain).get(t).copied().unwrap_or(1.0);
-        let gates = Gates { retain, momentum, steps: if s.kind.steps { 1.0 } else { 0.0 } };
+        if s.reads_before() || s.reads_anchor() {
+            let from = if s.dual { &*space.anchor } else { self.read_weights(state, space) };
+            self.read_from(x, t, from, g, z, y);
+        }
         if s.reads_before() || s.reads_anchor() || s.orthogonal.is_some() || s.dual {
-            for i in 0..s.layers.len() {
-                self.step(i, t, gates, state, f, &[], &mut []);
-            }
+            self.step_all(x, t, &mut s.moving(state), f);
             self.leap(x, t, state, f.space);
-            s.settle_at(x.pos + t as u64, state);
-            if !(s.reads_before() || s.reads_anchor()) {
-                self.read_from(x, t, s.read_weights(state, space), g, z, y);
+            self.settle_at(x.pos + t as u64, &mut state[s.plan.at.z.clone()]);
+            if self.maps_on_the_way() {
+                let from = &state[s.plan.at.z.clone()];
+                let norms = self.read_norms(from, space);
+                self.through(x, t, g, z, y, |i, g, out| self.apply_mapped(i, from, norms, g, out));
+            } else if !(s.reads_before() || s.reads_anchor()) {
+                self.read_from(x, t, self.read_weights(state, space), g, z, y);
             }
             return;
         }
-        self.through(x, t, g, z, y, |i, g, out| self.step(i, t, gates, state, f, g, out));
+        let (gates, mut moving) = (self.gates(x, t), s.moving(state));
+        self.through(x, t, g, z, y, |i, g, out| self.step(i, t, gates, &mut moving, f, g, out));
     }
 
     /// Reads token `t` from the weights `w`.
@@ -142,31 +166,40 @@ impl Engine<'_> {
         self.leave(q, &z[s.result(0, 1)], y);
     }
 
+    /// The gates of the step of token `t`.
+    pub(super) fn gates(&self, x: &Tokens<'_>, t: usize) -> Gates {
+        let s = self.shape;
+        let momentum = s.kind.momentum.then(|| x.gate(s.slots.momentum)[t]);
+        let retain = x.gate(s.slots.retain).get(t).copied().unwrap_or(1.0);
+        Gates { retain, momentum, steps: if s.kind.steps { 1.0 } else { 0.0 } }
+    }
+
+    /// The step of every tensor at token `t`.
+    pub(super) fn step_all(&self, x: &Tokens<'_>, t: usize, to: &mut Moving<'_>, f: &Frame<'_>) {
+        let gates = self.gates(x, t);
+        (0..self.shape.layers.len()).for_each(|i| self.step(i, t, gates, to, f, &[], &mut []));
+    }
+
     /// The step of tensor `i` at token `t`, and its product with `g` where that is not empty.
-    fn step(&self, i: usize, t: usize, gates: Gates, state: &mut [f32], f: &Frame<'_>, g: &[f32], out: &mut [f32]) {
-        let (s, at) = (self.shape, &self.shape.plan.at);
+    fn step(&self, i: usize, t: usize, gates: Gates, to: &mut Moving<'_>, f: &Frame<'_>, g: &[f32], out: &mut [f32]) {
+        let s = self.shape;
         let l: &Layer = &s.layers[i];
-        let part = |place: &std::ops::Range<usize>| place.start + l.at.start..place.start + l.at.end;
-        let (z, rest) = state.split_at_mut(at.z.end);
-        let (momentum, rest) = rest.split_at_mut(at.s.len());
-        let start = if s.pull == Pull::Start {
-            &rest[part(&(at.start.start - at.s.end..at.start.end - at.s.end))]
-        } else {
-            &[]
-        };
-        let momentum = if s.kind.momentum { &mut momentum[l.at.clone()] } else { &mut [] };
+        let start = if s.pull == Pull::Start { &to.start[l.at.clone()] } else { &[] };
+        let momentum = if s.kind.momentum { &mut to.s[l.at.clone()] } else { &mut [] };
         // The gradients that this token's step is made of, and what each is worth.
-        let own = f.c.row(t);
-        let (first, count) = if s.slots.window.is_some() { (t, s.rule.window) } else { (t, 1) };
-        let weights = &f.c.b[own][first..first + count];
-        let back = &f.back[s.result(i, f.all)][first * l.rows..(first + count) * l.rows];
-        let h = &f.h[s.input(l.level, f.all)][first * l.columns..(first + count) * l.columns];
-        let z = &mut z[part(&at.z)];
-        step_rows(self.isa, l.columns, gates, weights, back, h, z, momentum, start, g, out);
+        let own = s.gradients_of(t);
+        let weights = &f.c.b[f.c.row(t)][own.clone()];
+        let back = &f.back[s.result(i, f.all)][own.start * l.rows..own.end * l.rows];
+        let h = if s.pairs_at(l.level) {
+            &*f.pairs.expanded
+        } else {
+            &f.h[s.made(l.level, f.count)][own.start * l.columns..own.end * l.columns]
+        };
+        step_rows(self.isa, l.columns, gates, weights, back, h, &mut to.z[l.at.clone()], momentum, start, g, out);
     }
 
     /// The window behind a block.
-    fn keep_window(&self, state: &mut [f32], f: &Frame<'_>) {
+    pub(super) fn keep_window(&self, state: &mut [f32], f: &Frame<'_>) {
         let (s, at) = (self.shape, &self.shape.plan.at);
         let behind = f.all - s.halo();
         state[at.keys.clone()].copy_from_slice(&f.keys[behind * s.d.dk..]);

@@ -35,14 +35,14 @@ use std::ops::Range;
 
 /// Gradients of what a [`Frame`] holds, and space for products.
 pub(super) struct Work<'a> {
-    h: &'a mut [f32],
-    back: &'a mut [f32],
+    pub h: &'a mut [f32],
+    pub back: &'a mut [f32],
     z: &'a mut [f32],
     g: &'a mut [f32],
-    zq: &'a mut [f32],
+    pub zq: &'a mut [f32],
     square: &'a mut [f32],
     weighed: &'a mut [f32],
-    c: Coefficients<'a>,
+    pub c: Coefficients<'a>,
     wz: &'a mut [f32],
     ws: &'a mut [f32],
     keys: &'a mut [f32],
@@ -53,12 +53,15 @@ pub(super) struct Work<'a> {
     pub coefficients: &'a mut [f32],
     /// `Z_0 - target`, where the target is not zero: what the decay acts on, without cancellation in its gradient.
     ahead: &'a mut [f32],
+    /// Where gradients are pairs: those of keys, values and thresholds, and of the roots of coefficients.
+    held: &'a mut [f32],
+    roots: &'a mut [f32],
 }
 
 impl<'a> Work<'a> {
-    fn lens(s: &Shape, count: usize, coefficients: usize) -> [usize; 21] {
-        let all = count + s.halo();
-        let (inputs, results, square) = (all * s.inputs, all * s.results, count * all);
+    fn lens(s: &Shape, count: usize, coefficients: usize) -> [usize; 23] {
+        let all = s.all(count);
+        let (inputs, results, square) = (s.made(s.net.layers - 1, count).end, all * s.results, count * all);
         let (keys, values, one) = (all * s.d.dk, all * s.d.dv, count + 1);
         [
             inputs,
@@ -82,6 +85,8 @@ impl<'a> Work<'a> {
             values,
             count * coefficients,
             if s.pull == Pull::Start { s.plan.at.z.len() } else { 0 },
+            if s.pairs { s.held(count) * (s.d.dk + s.d.dv + 1) } else { 0 },
+            if s.pairs { count * s.parts.len() } else { 0 },
         ]
     }
 
@@ -92,22 +97,76 @@ impl<'a> Work<'a> {
 
     pub fn new(s: &Shape, count: usize, coefficients: usize, buffer: &'a mut [f32]) -> Self {
         let lens = Self::lens(s, count, coefficients);
-        let [h, back, z, g, zq, square, weighed, cs, cr, a, m, n, wz, ws, keys, values, thresholds, r, p, own, ahead] =
-            cut(buffer, lens);
-        let all = count + s.halo();
+        let [
+            h,
+            back,
+            z,
+            g,
+            zq,
+            square,
+            weighed,
+            cs,
+            cr,
+            a,
+            m,
+            n,
+            wz,
+            ws,
+            keys,
+            values,
+            thresholds,
+            r,
+            p,
+            own,
+            ahead,
+            held,
+            roots,
+        ] = cut(buffer, lens);
+        let all = s.all(count);
         for zeroed in [&mut *h, &mut *back, &mut *g, &mut *cs, &mut *cr, &mut *a, &mut *m, &mut *n, &mut *wz, &mut *ws]
         {
             zeroed.fill(0.0);
         }
-        for zeroed in [&mut *keys, &mut *values, &mut *thresholds, &mut *own] {
+        for zeroed in [&mut *keys, &mut *values, &mut *thresholds, &mut *own, &mut *held, &mut *roots] {
             zeroed.fill(0.0);
         }
         let c = Coefficients { all, b: &mut [], s: cs, r: cr, a, m, n };
-        Self { h, back, z, g, zq, square, weighed, c, wz, ws, keys, values, thresholds, r, p, coefficients: own, ahead }
+        Self {
+            h,
+            back,
+            z,
+            g,
+            zq,
+            square,
+            weighed,
+            c,
+            wz,
+            ws,
+            keys,
+            values,
+            thresholds,
+            r,
+            p,
+            coefficients: own,
+            ahead,
+            held,
+            roots,
+        }
     }
 }
 
 impl Work<'_> {
+    /// Takes the gradient of the window behind a block.
+    pub fn enter(&mut self, s: &Shape, dstate: &[f32]) {
+        let at = &s.plan.at;
+        let parts =
+            [(&mut *self.keys, &at.keys), (&mut *self.values, &at.values), (&mut *self.thresholds, &at.thresholds)];
+        for (to, from) in parts {
+            let first = to.len() - from.len();
+            to[first..].copy_from_slice(&dstate[from.clone()]);
+        }
+    }
+
     /// Space for `n` values, at most those of the block.
     pub fn space(&mut self, n: usize) -> &mut [f32] {
         &mut self.p[..n]
@@ -134,24 +193,13 @@ impl Engine<'_> {
     ) {
         let (s, at) = (self.shape, &self.shape.plan.at);
         self.leap_backward(x, state, after, f, dx, dstate);
-        for (to, from) in [(&mut *d.keys, &at.keys), (&mut *d.values, &at.values), (&mut *d.thresholds, &at.thresholds)]
-        {
-            let first = to.len() - from.len();
-            to[first..].copy_from_slice(&dstate[from.clone()]);
-        }
+        d.enter(s, dstate);
         if s.pull == Pull::Start {
             d.ahead.copy_from_slice(&state[at.z.clone()]);
             point::add_scaled(self.isa, -1.0, &state[at.start.clone()], d.ahead);
         }
         self.advance_backward(state, f, d, dstate);
-        let fresh = !s.anchored() || s.begins(x.pos);
-        let anchor = if fresh { at.z.clone() } else { at.anchor.clone() };
-        if fresh && s.anchored() {
-            let (z, rest) = dstate.split_at_mut(at.z.end);
-            let behind = &mut rest[at.anchor.start - at.z.end..at.anchor.end - at.z.end];
-            point::add_scaled(self.isa, 1.0, behind, &mut z[at.z.clone()]);
-            behind.fill(0.0);
-        }
+        let anchor = self.anchor_behind(x.pos, dstate);
         if s.dual {
             let Space { anchor: weights, danchor, .. } = &mut *space;
             danchor.fill(0.0);
@@ -165,10 +213,22 @@ impl Engine<'_> {
             self.gradients_backward(x, &state[anchor.clone()], f, d, &mut dstate[anchor]);
         }
         self.gates_backward(x, f, d, dx);
-        self.keys_backward(d, dx, dstate);
+        self.keys_backward(x.count, d, dx, dstate);
         if let Some(i) = s.slots.coefficients {
             point::add_scaled(self.isa, 1.0, d.coefficients, dx[i]);
         }
+    }
+
+    /// Where the gradient of the state lies that a block at `pos` takes gradients at, with that of the blocks behind it.
+    pub fn anchor_behind(&self, pos: u64, dstate: &mut [f32]) -> Range<usize> {
+        let (s, at) = (self.shape, &self.shape.plan.at);
+        if s.anchored() && s.begins(pos) {
+            let (z, rest) = dstate.split_at_mut(at.z.end);
+            let behind = &mut rest[at.anchor.start - at.z.end..at.anchor.end - at.z.end];
+            point::add_scaled(self.isa, 1.0, behind, &mut z[at.z.clone()]);
+            behind.fill(0.0);
+        }
+        s.anchor_at(pos)
     }
 
     /// Transpose of the orthogonal step of a block, and of what its tokens add to the length of the next.
@@ -216,13 +276,21 @@ impl Engine<'_> {
             let weights = &coefficients[last.clone()];
             for (i, l) in s.layers.iter().enumerate() {
                 let dw = &dstate[place.clone()][l.at.clone()];
-                let (result, input) = (s.result(i, all), s.input(l.level, all));
-                let (back, space) = (&f.back[result.clone()], &mut f.rows[..all * l.rows]);
-                apply(isa, self.rows, l, dw, &f.h[input.clone()], space, Start::Zero);
+                let (result, input) = (s.result(i, all), s.made(l.level, n));
+                let (back, h, space) = (&f.back[result.clone()], &f.h[input.clone()], &mut f.rows[..all * l.rows]);
                 let dweights = &mut dcoefficients[last.clone()];
+                if s.pairs_at(l.level) {
+                    s.grid(isa, n).apply(&mut f.pairs, l, dw, h, space, Start::Zero);
+                } else {
+                    apply(isa, self.rows, l, dw, h, space, Start::Zero);
+                }
                 point::add_rows_weighed(isa, l.rows, weights, space, &mut d.back[result], back, dweights);
                 point::scale_rows(isa, l.rows, weights, back, space);
-                apply_back(isa, l, dw, space, &mut d.h[input], Start::Current);
+                if s.pairs_at(l.level) {
+                    s.grid(isa, n).apply_back(&mut f.pairs, l, dw, h, space, &mut d.h[input], d.roots);
+                } else {
+                    apply_back(isa, l, dw, space, &mut d.h[input], Start::Current);
+                }
             }
         }
         let mut dot = 0.0;
@@ -248,7 +316,8 @@ impl Engine<'_> {
         point::scale(isa, a, &mut dstate[at.z.clone()]);
     }
 
-    /// Transpose of [`Engine::read`]. `anchor` is where the state that gradients are taken at lies.
+    /// Transpose of [`Engine::read`]. `anchor` is where the state that gradients are taken at lies; without `dstate`, the
+    /// gradients of the tensors are left as the products that they are made of.
     pub fn read_backward(
         &self,
         x: &Tokens<'_>,
@@ -322,7 +391,9 @@ impl Engine<'_> {
                 point::add_rows_weighed(isa, l.columns, weights, space, dg, g, dweights);
                 let space = &mut f.rows[..dz.len()];
                 point::scale_rows(isa, l.rows, weights, dz, space);
-                add_outer(isa, l, space, g, &mut dstate[place.start + l.at.start..place.start + l.at.end]);
+                if !dstate.is_empty() {
+                    add_outer(isa, l, space, g, &mut dstate[place.start + l.at.start..place.start + l.at.end]);
+                }
             }
             if pulled {
                 let part = at.start.start + l.at.start..at.start.start + l.at.end;
@@ -350,13 +421,17 @@ impl Engine<'_> {
         point::add_times(isa, &d.square[shift..], &f.mix[square][shift..], &mut d.c.r[..kept]);
         d.weighed[..shift].fill(0.0);
         point::times(isa, &d.square[shift..], &f.c.r[..kept], &mut d.weighed[shift..]);
-        let (width, input) = (s.layers[level].columns, s.input(level, all));
+        let (width, input) = (s.layers[level].columns, s.made(level, n));
+        if s.pairs_at(level) {
+            let (made, dg) = ([&*d.weighed, &f.g[s.input(level, n)], &f.h[input.clone()]], &mut d.g[s.input(level, n)]);
+            return s.grid(isa, n).among_backward(&mut f.pairs, made, dg, &mut d.h[input], d.roots);
+        }
         rows::add_mixed(isa, width, d.weighed, &f.h[input.clone()], &mut d.g[s.input(level, n)]);
         rows::add_mixed_back(isa, width, d.weighed, &f.g[s.input(level, n)], &mut d.h[input]);
     }
 
     /// Transpose of [`Engine::gradients`] at the anchor, whose gradient is added into.
-    fn gradients_backward(
+    pub fn gradients_backward(
         &self,
         x: &Tokens<'_>,
         anchor: &[f32],
@@ -367,7 +442,7 @@ impl Engine<'_> {
         let (s, isa, all) = (self.shape, self.isa, f.all);
         let (kind, last) = (s.net.activation, s.net.layers - 1);
         for level in (1..=last).rev() {
-            let (l, input) = (&s.layers[level - 1], s.input(level - 1, all));
+            let (l, input) = (&s.layers[level - 1], s.made(level - 1, f.count));
             let (own, gate) = (s.result(level, all), s.gate(level, all));
             let de = &mut f.rows[..input.len()];
             let (dz, dgate) = pair(s, level, all, d.z);
@@ -379,11 +454,16 @@ impl Engine<'_> {
         }
         self.residuals_backward(f, d);
         for level in 0..=last {
-            let input = s.input(level, all);
+            let input = s.made(level, f.count);
             for i in s.at_level(level) {
-                let (l, dz) = (&s.layers[i], &d.z[s.result(i, all)]);
-                add_outer(isa, l, dz, &f.h[input.clone()], &mut danchor[l.at.clone()]);
-                apply_back(isa, l, &anchor[l.at.clone()], dz, &mut d.h[input.clone()], Start::Current);
+                let (l, dz, w) = (&s.layers[i], &d.z[s.result(i, all)], &anchor[s.layers[i].at.clone()]);
+                self.outer_made(l, dz, f.h, &mut f.pairs, f.count, &mut danchor[l.at.clone()]);
+                let (h, dh) = (&f.h[input.clone()], &mut d.h[input.clone()]);
+                if s.pairs_at(level) {
+                    s.grid(isa, f.count).apply_back(&mut f.pairs, l, w, h, dz, dh, d.roots);
+                } else {
+                    apply_back(isa, l, w, dz, dh, Start::Current);
+                }
             }
             if level < last {
                 let (dz, dgate) = pair(s, level + 1, all, d.z);
@@ -391,8 +471,13 @@ impl Engine<'_> {
                 point::hidden_backward_add(isa, kind, z, by, &d.h[input], dz, dgate);
             }
         }
-        let dphi = &d.h[s.input(last, all)];
-        s.features_backward(f.keys, x.gate(s.slots.coefficients), dphi, d.keys, d.coefficients);
+        let (dphi, coefficients) = (&d.h[s.made(last, f.count)], x.gate(s.slots.coefficients));
+        if s.pairs {
+            let dkeys = &mut d.held[..f.pairs.keys.len()];
+            s.basis_backward(f.pairs.keys, coefficients, [dphi, d.roots], dkeys, d.coefficients);
+        } else {
+            s.features_backward(f.keys, coefficients, dphi, d.keys, d.coefficients);
+        }
     }
 
     /// From what flows back into the last layer's result to predictions and values.
@@ -421,7 +506,7 @@ impl Engine<'_> {
 
     /// From the coefficients to the gates.
     fn gates_backward(&self, x: &Tokens<'_>, f: &Frame<'_>, d: &mut Work<'_>, dx: &mut DInputs<'_>) {
-        let (s, all) = (self.shape, f.all);
+        let s = self.shape;
         let (mut none, mut nothing): ([f32; 0], [f32; 0]) = ([], []);
         let (mut dretain, mut dmomentum): (&mut [f32], &mut [f32]) = (&mut none, &mut nothing);
         for (i, dx) in dx.iter_mut().enumerate() {
@@ -432,6 +517,12 @@ impl Engine<'_> {
             }
         }
         coefficients::backward(self.isa, s.kind, x.gates(s), &f.c, &mut d.c, (dretain, dmomentum));
+        self.rates_backward(x, f, d, dx);
+    }
+
+    /// From what each gradient's weight in the step of each token gets to rates, or to the gates of windows.
+    pub fn rates_backward(&self, x: &Tokens<'_>, f: &Frame<'_>, d: &Work<'_>, dx: &mut DInputs<'_>) {
+        let (s, all) = (self.shape, f.all);
         if let Some(i) = s.slots.steps[0].2 {
             (0..f.count).for_each(|t| dx[i][t] -= d.c.s[t * all + t]);
         }
@@ -439,17 +530,29 @@ impl Engine<'_> {
             let c = s.rule.window;
             for t in 0..f.count {
                 for (place, dgate) in dx[i][row(t, c)].iter_mut().enumerate().filter(|(p, _)| seen(x.pos, t, c, *p)) {
-                    *dgate -= d.c.s[t * all + t + place];
+                    *dgate -= d.c.s[t * all + s.gradients_of(t).start + place];
                 }
             }
         }
     }
 
     /// Gradients of keys, values and thresholds go to the tokens, those of the window's past to the state.
-    fn keys_backward(&self, d: &Work<'_>, dx: &mut DInputs<'_>, dstate: &mut [f32]) {
+    pub fn keys_backward(&self, count: usize, d: &mut Work<'_>, dx: &mut DInputs<'_>, dstate: &mut [f32]) {
         let (s, at) = (self.shape, &self.shape.plan.at);
-        let threshold = s.slots.threshold.map(|i| (i, &*d.thresholds, &at.thresholds));
-        let parts = [Some((0, &*d.keys, &at.keys)), Some((1, &*d.values, &at.values)), threshold];
+        let (mut keys, mut values, mut thresholds) = (&*d.keys, &*d.values, &*d.thresholds);
+        if s.pairs {
+            let held = s.held(count);
+            let (to_keys, rest) = d.held.split_at_mut(held * s.d.dk);
+            let (to_values, to_thresholds) = rest.split_at_mut(held * s.d.dv);
+            let to_thresholds = &mut to_thresholds[..held];
+            let grid = s.grid(self.isa, count);
+            grid.fold(keys, to_keys);
+            grid.fold(values, to_values);
+            grid.fold(thresholds, to_thresholds);
+            (keys, values, thresholds) = (to_keys, to_values, to_thresholds);
+        }
+        let threshold = s.slots.threshold.map(|i| (i, thresholds, &at.thresholds));
+        let parts = [Some((0, keys, &at.keys)), Some((1, values, &at.values)), threshold];
         for (i, from, past) in parts.into_iter().flatten() {
             dstate[past.clone()].copy_from_slice(&from[..past.len()]);
             point::add_scaled(self.isa, 1.0, &from[past.len()..], dx[i]);

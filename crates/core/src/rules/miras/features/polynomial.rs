@@ -8,10 +8,12 @@
 //! coefficients do, which is what the range of the rate counts on. A common factor of all features is one that the
 //! memory learns anyway.
 
-use super::Features;
+use super::{Features, MOST_PARTS};
 use crate::error::{Error, Result};
 use crate::rule::{Activation, Input, Width};
+use crate::rules::matrix::{add_scaled, dot};
 use crate::scalar::Scalar;
+use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
 /// See the module text.
@@ -35,29 +37,6 @@ const BIASES: [f64; 4] =
 impl Polynomial {
     /// Name in configs and tables.
     pub const NAME: &'static str = "polynomial";
-
-    /// Calls `f` with the degree, the number of orders and the factors of every monomial: 1, the variables, the squares,
-    /// the mixed products, and for degree 3 the cubes, `x_i^2 x_j` and `x_i x_j x_k`.
-    fn monomials(&self, n: usize, mut f: impl FnMut(usize, f64, &[usize])) {
-        f(0, 1.0, &[]);
-        (0..n).for_each(|i| f(1, 1.0, &[i]));
-        (0..n).for_each(|i| f(2, 1.0, &[i, i]));
-        (0..n).for_each(|i| (i + 1..n).for_each(|j| f(2, 2.0, &[i, j])));
-        if self.degree < 3 {
-            return;
-        }
-        (0..n).for_each(|i| f(3, 1.0, &[i, i, i]));
-        (0..n).for_each(|i| (0..n).filter(|&j| j != i).for_each(|j| f(3, 3.0, &[i, i, j])));
-        (0..n).for_each(|i| (i + 1..n).for_each(|j| (j + 1..n).for_each(|k| f(3, 6.0, &[i, j, k]))));
-    }
-
-    /// `sqrt(a_i / sum a)`. The activation makes coefficients positive; what is not counts as zero.
-    fn roots<F: Scalar>(&self, coefficients: &[F]) -> (Vec<F>, F) {
-        let positive = coefficients.iter().filter(|a| a.value() > 0.0);
-        let sum = positive.copied().sum::<F>();
-        let root = |&a: &F| if a.value() > 0.0 { (a / sum).sqrt() } else { F::zero() };
-        (coefficients.iter().map(root).collect(), sum)
-    }
 }
 
 impl Features for Polynomial {
@@ -83,33 +62,87 @@ impl Features for Polynomial {
         })
     }
 
-    fn forward<F: Scalar>(&self, x: &[F], coefficients: &[F], y: &mut [F]) {
-        let (roots, _) = self.roots(coefficients);
-        let mut at = 0;
-        self.monomials(x.len(), |degree, orders, factors| {
-            let product = factors.iter().fold(F::one(), |p, &i| p * x[i]);
-            y[at] = roots[degree] * F::from_f64(orders.sqrt()) * product;
-            at += 1;
-        });
+    fn parts(&self, n: usize) -> ArrayVec<usize, MOST_PARTS> {
+        let all = [1, n, n * (n + 1) / 2, n * (n + 1) * (n + 2) / 6];
+        all.into_iter().take(self.degree + 1).collect()
     }
 
-    fn backward<F: Scalar>(&self, x: &[F], coefficients: &[F], dy: &[F], dx: &mut [F], dcoefficients: &mut [F]) {
-        let (roots, sum) = self.roots(coefficients);
-        let mut droots = vec![F::zero(); roots.len()];
-        let mut at = 0;
-        self.monomials(x.len(), |degree, orders, factors| {
-            let d = dy[at] * F::from_f64(orders.sqrt());
-            droots[degree] += d * factors.iter().fold(F::one(), |p, &i| p * x[i]);
-            for (n, &i) in factors.iter().enumerate() {
-                let others = factors.iter().enumerate().filter(|&(m, _)| m != n);
-                dx[i] += d * roots[degree] * others.fold(F::one(), |p, (_, &j)| p * x[j]);
+    /// Monomials, each with the root of the number of its orders: 1, the variables, the squares, the mixed products, and for
+    /// degree 3 the cubes, `x_i^2 x_j` and `x_i x_j x_k`.
+    fn basis<F: Scalar>(&self, x: &[F], y: &mut [F]) {
+        let n = x.len();
+        let [two, three, six] = ROOTS.map(F::from_f64);
+        y[0] = F::one();
+        y[1..=n].copy_from_slice(x);
+        let (squares, mut rest) = y[1 + n..].split_at_mut(n);
+        squares.iter_mut().zip(x).for_each(|(y, &x)| *y = x * x);
+        for (i, &a) in x.iter().enumerate() {
+            times(two * a, &x[i + 1..], cut(&mut rest, n - i - 1));
+        }
+        if self.degree < 3 {
+            return;
+        }
+        cut(&mut rest, n).iter_mut().zip(x).for_each(|(y, &x)| *y = x * x * x);
+        for (i, &a) in x.iter().enumerate() {
+            times(three * a * a, &x[..i], cut(&mut rest, i));
+            times(three * a * a, &x[i + 1..], cut(&mut rest, n - i - 1));
+        }
+        for (i, &a) in x.iter().enumerate() {
+            for (j, &b) in x.iter().enumerate().skip(i + 1) {
+                times(six * a * b, &x[j + 1..], cut(&mut rest, n - j - 1));
             }
-            at += 1;
-        });
+        }
+    }
+
+    fn basis_backward<F: Scalar>(&self, x: &[F], dy: &[F], dx: &mut [F]) {
+        let n = x.len();
+        let [two, three, six] = ROOTS.map(F::from_f64);
+        add_scaled(dx, F::one(), &dy[1..=n]);
+        let (squares, mut rest) = dy[1 + n..].split_at(n);
+        for (i, &d) in squares.iter().enumerate() {
+            dx[i] += (x[i] + x[i]) * d;
+        }
+        for i in 0..n {
+            let along = times_backward(two * x[i], &x[i + 1..], part(&mut rest, n - i - 1), &mut dx[i + 1..]);
+            dx[i] += two * along;
+        }
+        if self.degree < 3 {
+            return;
+        }
+        for (i, &d) in part(&mut rest, n).iter().enumerate() {
+            dx[i] += F::from_f64(3.0) * x[i] * x[i] * d;
+        }
+        for i in 0..n {
+            let by = three * x[i] * x[i];
+            let before = times_backward(by, &x[..i], part(&mut rest, i), &mut dx[..i]);
+            let behind = times_backward(by, &x[i + 1..], part(&mut rest, n - i - 1), &mut dx[i + 1..]);
+            dx[i] += (three + three) * x[i] * (before + behind);
+        }
+        for i in 0..n {
+            for j in i + 1..n {
+                let d = part(&mut rest, n - j - 1);
+                let along = six * times_backward(six * x[i] * x[j], &x[j + 1..], d, &mut dx[j + 1..]);
+                dx[i] += x[j] * along;
+                dx[j] += x[i] * along;
+            }
+        }
+    }
+
+    /// `sqrt(a_i / sum a)`. The activation makes coefficients positive; what is not counts as zero.
+    fn roots<F: Scalar>(&self, coefficients: &[F], roots: &mut [F]) {
+        let sum = positive_sum(coefficients);
+        for (root, &a) in roots.iter_mut().zip(coefficients) {
+            *root = if a.value() > 0.0 { (a / sum).sqrt() } else { F::zero() };
+        }
+    }
+
+    fn roots_backward<F: Scalar>(&self, coefficients: &[F], droots: &[F], dcoefficients: &mut [F]) {
         // root_i^2 = a_i / sum
+        let sum = positive_sum(coefficients);
         let mut dsum = F::zero();
         for (i, &a) in coefficients.iter().enumerate().filter(|(_, a)| a.value() > 0.0) {
-            let dshare = droots[i] / (roots[i] + roots[i]);
+            let root = (a / sum).sqrt();
+            let dshare = droots[i] / (root + root);
             dcoefficients[i] += dshare / sum;
             dsum += -(dshare * a) / (sum * sum);
         }
@@ -117,12 +150,70 @@ impl Features for Polynomial {
             *dc += dsum;
         }
     }
+
+    fn forward<F: Scalar>(&self, x: &[F], coefficients: &[F], y: &mut [F]) {
+        let mut roots = [F::zero(); MOST_PARTS];
+        self.roots(coefficients, &mut roots);
+        self.basis(x, y);
+        let mut rest = y;
+        for (width, &root) in self.parts(x.len()).into_iter().zip(&roots) {
+            cut(&mut rest, width).iter_mut().for_each(|y| *y *= root);
+        }
+    }
+
+    fn backward<F: Scalar>(&self, x: &[F], coefficients: &[F], dy: &[F], dx: &mut [F], dcoefficients: &mut [F]) {
+        let (mut roots, mut droots) = ([F::zero(); MOST_PARTS], [F::zero(); MOST_PARTS]);
+        self.roots(coefficients, &mut roots);
+        let mut y = vec![F::zero(); dy.len()];
+        self.basis(x, &mut y);
+        let mut rest = (&y[..], dy);
+        let mut dbasis = Vec::with_capacity(dy.len());
+        for (i, width) in self.parts(x.len()).into_iter().enumerate() {
+            let (y, dy) = (part(&mut rest.0, width), part(&mut rest.1, width));
+            droots[i] = dot(y, dy);
+            dbasis.extend(dy.iter().map(|&d| d * roots[i]));
+        }
+        self.basis_backward(x, &dbasis, dx);
+        self.roots_backward(coefficients, &droots, dcoefficients);
+    }
+}
+
+/// The roots of the numbers of orders: of two factors, of three of which two are equal, of three.
+const ROOTS: [f64; 3] = [std::f64::consts::SQRT_2, 1.732_050_807_568_877_2, 2.449_489_742_783_178];
+
+/// The sum of what is positive.
+fn positive_sum<F: Scalar>(coefficients: &[F]) -> F {
+    coefficients.iter().copied().filter(|a| a.value() > 0.0).sum()
+}
+
+/// Cuts the first `n` values off.
+fn cut<'a, F>(rest: &mut &'a mut [F], n: usize) -> &'a mut [F] {
+    let (head, tail) = std::mem::take(rest).split_at_mut(n);
+    *rest = tail;
+    head
+}
+
+/// Cuts the first `n` values off.
+fn part<'a, F>(rest: &mut &'a [F], n: usize) -> &'a [F] {
+    let (head, tail) = rest.split_at(n);
+    *rest = tail;
+    head
+}
+
+/// `y = by x`.
+fn times<F: Scalar>(by: F, x: &[F], y: &mut [F]) {
+    y.iter_mut().zip(x).for_each(|(y, &x)| *y = by * x);
+}
+
+/// Transpose of [`times`]: adds into `dx`, gives the gradient of `by`.
+fn times_backward<F: Scalar>(by: F, x: &[F], dy: &[F], dx: &mut [F]) -> F {
+    add_scaled(dx, by, dy);
+    dot(x, dy)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::matrix::dot;
 
     #[test]
     fn features_multiply_to_the_polynomial_of_the_product_and_start_at_the_exponential() {
