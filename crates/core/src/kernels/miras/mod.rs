@@ -17,7 +17,7 @@ mod channels;
 mod coefficients;
 mod dual;
 mod frame;
-mod orthogonal;
+pub(crate) mod orthogonal;
 mod pointwise;
 pub(crate) mod rank_one;
 mod rows;
