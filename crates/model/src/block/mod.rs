@@ -8,6 +8,7 @@ mod starts;
 
 use crate::config::{BlockConfig, ChannelConfig, MixerConfig};
 use crate::error::Result;
+use crate::optim::InputLayout;
 use crate::params::{Init, Kind, ParamLayout};
 use crate::pool::{Pool, fit};
 use crate::state::StateLayout;
@@ -36,6 +37,8 @@ pub(crate) struct Call<'a, O: Ops> {
     pub write: Write,
     /// Rotary tables of the call, one per (head width, base) that the model uses.
     pub rope: &'a [RopeTable<O::F>],
+    /// Where the backward pass adds the inputs of matrices as `x^T x`, if anyone asks.
+    pub inputs: Option<&'a InputLayout>,
 }
 
 impl<'a, O: Ops> Call<'a, O> {
@@ -57,6 +60,9 @@ impl<'a, O: Ops> Call<'a, O> {
         let s = self.linear_shape(w, x.len() / self.tokens.max(1));
         let weight = &self.params[w.clone()];
         self.ops.linear_backward(s, x, weight, dy, dx, Some(&mut grads[w.clone()]));
+        if let Some(at) = self.inputs.and_then(|inputs| inputs.find(w)) {
+            self.ops.add_gram(s.inner, x, &mut grads[at]);
+        }
     }
 
     fn linear_shape(&self, w: &Range<usize>, inner: usize) -> LinearShape {

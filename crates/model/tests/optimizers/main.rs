@@ -1,0 +1,6 @@
+//! Every optimizer of the list: golden trajectories, saved and resumed bits, threads, live settings, levels, descent.
+
+mod descent;
+mod golden;
+mod problem;
+mod walks;
