@@ -68,7 +68,7 @@ pub(super) fn inverse_root<O: Ops>(ops: &O, n: usize, a: &[O::F], ridge: f64) ->
     if size == 0.0 {
         return y;
     }
-    y.iter_mut().for_each(|y| *y = *y / O::F::from_f64(size));
+    y.iter_mut().for_each(|y| *y /= O::F::from_f64(size));
     let mut z = vec![O::F::zero(); n * n];
     (0..n).for_each(|i| z[i * n + i] = O::F::one());
     let (mut t, mut next) = (z.clone(), z.clone());
@@ -110,12 +110,12 @@ pub(super) fn solve<F: Scalar>(n: usize, a: &mut [F], columns: usize, b: &mut [F
     for i in 0..n {
         let (above, row) = b.split_at_mut(i * columns);
         (0..i).for_each(|k| subtract(&mut row[..columns], a[i * n + k], &above[k * columns..]));
-        row[..columns].iter_mut().for_each(|x| *x = *x / a[i * n + i]);
+        row[..columns].iter_mut().for_each(|x| *x /= a[i * n + i]);
     }
     for i in (0..n).rev() {
         let (row, below) = b[i * columns..].split_at_mut(columns);
         (i + 1..n).for_each(|k| subtract(row, a[k * n + i], &below[(k - i - 1) * columns..]));
-        row.iter_mut().for_each(|x| *x = *x / a[i * n + i]);
+        row.iter_mut().for_each(|x| *x /= a[i * n + i]);
     }
 }
 

@@ -5,9 +5,9 @@
 //! Z = argmin <grad L(W), Z> + k/2 |Z - W|^2 + Ret(Z)    from W = W_t on, W = Z, `iterations` times; k the loss's curvature
 //! ```
 //!
-//! [`solve`] takes the three parts as callbacks. The paper gives no algorithm; this one needs a gradient of the loss, a bound
-//! on its curvature, and the retention's own minimiser. A loss without curvature is solved at once. Plain descent is
-//! [`Dot`] and [`Near`], delta gradient descent [`SquaredError`] and [`Near`].
+//! [`solve`] takes the three parts as callbacks. The paper gives no algorithm; this one needs a gradient of the loss, a
+//! bound on its curvature, and the retention's own minimiser. A loss without curvature is solved at once. Plain descent
+//! is [`Dot`] and [`Near`], delta gradient descent [`SquaredError`] and [`Near`].
 
 pub use super::matrix::Side;
 use super::matrix::trace;

@@ -18,7 +18,7 @@ pub struct Gradient<'a, F> {
     pub inputs: Option<(&'a [F], usize)>,
 }
 
-/// Tensors that an optimizer treats alike, and how.
+/// By which optimizer a tensor is stepped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
     /// By the optimizer itself.

@@ -2,5 +2,6 @@
 
 mod descent;
 mod golden;
+mod inputs;
 mod problem;
 mod walks;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! elementwise   m = clip(momentum - forget g^2, -1, 1) m - rate P g
-//! matrix        m = momentum m - f G m - rate P g,   G = g g^T on the shorter side, f = min(forget, (1 + momentum) / tr G)
+//! matrix        m = momentum m - f G m - rate P g;   G = g g^T on the shorter side, f = forget, at most (1 + momentum) / tr G
 //! W = W + m - rate decay W
 //! ```
 //!
@@ -47,7 +47,7 @@ pub struct DeltaMomentum {
 
 impl Default for DeltaMomentum {
     fn default() -> Self {
-        // The largest `forget` that never loses on the toy of `hecate experiment delta_momentum`.
+        // In the middle of what helped in `hecate experiment delta_momentum`; no one value does everywhere.
         Self {
             form: Form::Elementwise,
             momentum: 0.9,

@@ -7,8 +7,9 @@
 //! exact         (1 + rate s C) W' = W - rate g
 //! ```
 //!
-//! Weights are `[in, out]`, so C stands on the left. The two forms agree for a single input. Where they rest, `W x = -dL/dy`
-//! and not `dL/dy = 0`: with s = 1 a regression ends half way, and an outer optimizer wants a small `decay_scale` s.
+//! Weights are `[in, out]`, so C stands on the left. The two forms agree for a single input. Where they rest, `W x` is
+//! `-dL/dy` and not `dL/dy` zero: with s = 1 a regression ends half way, and an outer optimizer wants a small
+//! `decay_scale` s. Clipping shortens g and leaves C.
 
 use crate::error::Result;
 use crate::optim::Rest;

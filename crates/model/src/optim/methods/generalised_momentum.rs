@@ -6,9 +6,10 @@
 //! W = W + m - rate decay W
 //! ```
 //!
-//! With the loss `dot` it is [`Momentum`](super::Momentum), with `l2` an implicit [`DeltaMomentum`](super::DeltaMomentum). Keys
-//! k are the gradient, or, with `level = "slow"`, the mean gradient of the last period of `period` steps that has ended. The
-//! paper gives no algorithm; [`prox::solve`](crate::optim::prox::solve) takes `iterations` steps.
+//! With the loss `dot` it is [`Momentum`](super::Momentum), with `l2` an implicit
+//! [`DeltaMomentum`](super::DeltaMomentum). Keys k are the gradient, or, with `level = "slow"`, the mean gradient of the
+//! last period of `period` steps that has ended. The paper gives no algorithm;
+//! [`prox::solve`](crate::optim::prox::solve) takes `iterations` steps.
 
 use super::ggd::Bias;
 use crate::error::Result;

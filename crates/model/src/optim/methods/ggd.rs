@@ -6,9 +6,9 @@
 //! error   u = -dL/dy;       corrected   u = decay_scale W_t x - dL/dy
 //! ```
 //!
-//! `dot` with `error` is gradient descent, `l2` with `error` delta gradient descent, solved in `iterations` steps, and `l2`
-//! with `corrected` a step that is damped along common inputs and rests where the error is zero. Other parts are callbacks of
-//! [`prox::solve`](crate::optim::prox::solve).
+//! `dot` with `error` is gradient descent, `l2` with `error` delta gradient descent, solved in `iterations` steps, and
+//! `l2` with `corrected` a step that is damped along common inputs and rests where the error is zero. Other parts are
+//! callbacks of [`prox::solve`](crate::optim::prox::solve).
 
 use crate::error::{Error, Result};
 use crate::optim::Rest;

@@ -112,7 +112,7 @@ impl M3 {
         each(d, g, [v], |d, g, [v]| {
             for i in 0..d.len() {
                 v[i] = keep * v[i] + by * g[i] * g[i];
-                d[i] = d[i] / ((v[i] * correct).sqrt() + eps);
+                d[i] /= (v[i] * correct).sqrt() + eps;
             }
         });
     }
@@ -121,7 +121,7 @@ impl M3 {
 impl Optimizer for M3 {
     fn about(&self) -> About {
         About {
-            equation: "M1' = beta1 M1 + (1 - beta1) g; M2 likewise once a period; W' = W - rate scale (NS(M1') + alpha NS(M2))",
+            equation: "M1' = beta1 M1 + (1 - beta1) g, M2 once a period; W' = W - rate scale (NS(M1') + alpha NS(M2))",
             source: "[NestedLearning v1 eq.75]",
         }
     }

@@ -82,6 +82,7 @@ optimizers! {
     "ggd" => ggd::Ggd,
 }
 
+pub use deep_momentum::{Output as DeepOutput, Target as DeepTarget};
 pub use delta_momentum::Form as DeltaForm;
 pub use dgd::Form as DgdForm;
 pub use generalised_momentum::Level;
