@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Name of each generated part, and the arguments of `hecate` that print it.
-const GENERATED: &[(&str, &[&str])] = &[("rules", &["rules", "--markdown"])];
+const GENERATED: &[(&str, &[&str])] =
+    &[("rules", &["rules", "--markdown"]), ("optimizers", &["optimizers", "--markdown"])];
 /// The document in which each of them must appear.
 const HOME: &str = "README.md";
 

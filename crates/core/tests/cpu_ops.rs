@@ -6,7 +6,9 @@ use hecate_core::conformance::ops::{
     scan_columns_in_pieces, small_cases,
 };
 use hecate_core::conformance::random::Random;
-use hecate_core::ops::{AttentionShape, ConvShape, Cpu, HeadShape, LinearShape, MlpKind, Ops, Prefix};
+use hecate_core::ops::{
+    AttentionShape, ConvShape, Cpu, HeadShape, LinearShape, MlpKind, Ops, Polynomial, Prefix, Reference,
+};
 use hecate_core::scan::{ScanShape, Write};
 use hecate_core::simd::Isa;
 use hecate_core::{AnyRule, Dims};
@@ -287,5 +289,41 @@ fn large_logits_give_finite_losses_and_gradients() {
         assert!(loss[0] > 9e29 && loss[0].is_finite());
         assert_eq!((d[0], d[5]), (1.0, -1.0));
         assert!(d.iter().all(|d| Scalar::is_finite(*d)));
+    }
+}
+
+/// What the two ops of optimizers give on `ops`: the sum of `x^T x` on top of ones, and each polynomial's matrix.
+fn for_optimizers<O: Ops>(ops: &O, rows: usize, columns: usize) -> Vec<Vec<O::F>> {
+    let lift = |x: &f32| O::F::from_f64(f64::from(*x));
+    let x: Vec<O::F> = numbers(rows * columns, 7).iter().map(lift).collect();
+    let mut gram = vec![O::F::one(); columns * columns];
+    ops.add_gram(columns, &x, &mut gram);
+    let mut all = vec![gram];
+    for polynomial in [Polynomial::Muon, Polynomial::Cubic, Polynomial::Quintic] {
+        let mut out = vec![O::F::from_f64(f64::NAN); x.len()];
+        ops.orthogonal(polynomial, 5, columns, &x, &mut out);
+        all.push(out);
+    }
+    all
+}
+
+#[test]
+fn the_ops_of_optimizers_are_the_references_with_any_number_of_threads() {
+    let pools = [1, 2, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
+    for (rows, columns) in [(1, 1), (1, 7), (7, 1), (3, 5), (33, 17), (64, 64), (65, 200), (130, 31)] {
+        let want = for_optimizers(&Reference::<f64>::new(), rows, columns);
+        for cpu in cpus() {
+            let alone = for_optimizers(&cpu, rows, columns);
+            for (i, (got, want)) in alone.iter().zip(&want).enumerate() {
+                let largest = want.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+                let off = got.iter().zip(want).fold(0.0_f64, |m, (&g, w)| m.max((f64::from(g) - w).abs()));
+                let place = format!("{} {rows}x{columns}, {i}", cpu.isa().name());
+                assert!(off <= KERNEL_TOLERANCE * largest, "{place}: off by {off:e} of {largest}");
+            }
+            for pool in &pools {
+                let together = pool.install(|| for_optimizers(&cpu.clone().with_parallel(true), rows, columns));
+                assert!(alone.iter().zip(&together).all(|(a, b)| bits(a) == bits(b)), "{rows}x{columns}");
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@ use hecate_core::conformance::ops::{KERNEL_TOLERANCE, OpCase, check_exact, measu
 use hecate_core::ops::{
     AttentionShape, ConvShape, GateKind, GateSpec, HeadShape, LinearShape, MlpKind, Ops, Prefix, Reference,
 };
+use hecate_core::rules::miras::algorithm::Polynomial;
 use hecate_core::scan::{ScanShape, Write};
 use hecate_core::{AnyRule, Dual, Number, Result, Scalar};
 
@@ -311,6 +312,12 @@ impl<F: Number> Ops for Mutant<F> {
         let off = u32::from(self.wrong == Wrong::LossForgetsTheTarget);
         let targets: Vec<u32> = targets.iter().map(|target| (target + off) % vocab as u32).collect();
         self.right.cross_entropy_backward(vocab, logits, &targets, dloss, dlogits);
+    }
+    fn add_gram(&self, width: usize, x: In<F>, out: &mut [F]) {
+        self.right.add_gram(width, x, out);
+    }
+    fn orthogonal(&self, polynomial: Polynomial, iterations: usize, columns: usize, x: In<F>, out: &mut [F]) {
+        self.right.orthogonal(polynomial, iterations, columns, x, out);
     }
     fn scan_forward(
         &self,

@@ -28,6 +28,8 @@ pub enum Command {
     Inspect(Inspect),
     /// List the memory rules.
     Rules(Rules),
+    /// List the optimizers and their settings.
+    Optimizers(Optimizers),
     /// Measure this machine and the kernels on it.
     Bench(Bench),
     /// Run an experiment on what memories can do, or list the experiments.
@@ -157,6 +159,17 @@ pub struct Inspect {
 /// Arguments of `rules`.
 #[derive(Debug, Args)]
 pub struct Rules {
+    /// Print the table of the README.
+    #[arg(long, conflicts_with = "json")]
+    pub markdown: bool,
+    /// Print the list as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `optimizers`.
+#[derive(Debug, Args)]
+pub struct Optimizers {
     /// Print the table of the README.
     #[arg(long, conflicts_with = "json")]
     pub markdown: bool,

@@ -71,6 +71,11 @@ fn tables_help_completions_and_the_manual_are_there() {
         assert!(succeed(dir.path(), &["rules"]).contains(name));
     }
     assert!(succeed(dir.path(), &["rules", "--markdown"]).starts_with("| rule"));
+    let rows: serde_json::Value = serde_json::from_str(&succeed(dir.path(), &["optimizers", "--json"])).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert!(rows.len() > 10 && rows.iter().all(|r| r["settings"]["name"] == r["name"]));
+    let table = succeed(dir.path(), &["optimizers", "--markdown"]);
+    assert!(table.starts_with("| optimizer") && table.contains("precondition adam") && table.contains("matrices"));
     assert!(succeed(dir.path(), &["completions", "bash"]).contains("hecate"));
     let manual = succeed(dir.path(), &["man"]);
     assert!(manual.contains(".TH") && manual.contains("dry\\-run"), "{manual}");
@@ -120,6 +125,14 @@ fn mistakes_end_in_one_line_that_names_the_remedy() {
         (&["train", "model.blocks.0.mixer.memory.key_width=1000000000000"], "key_width"),
         (&["train", "model.blocks.0.mixer.attention.window=1000000000000"], "window"),
         (&["train", "optimizer.weight_decy=0.1"], "weight_decay"),
+        (&["train", "optimizer.name=muno"], "did you mean `muon`"),
+        (&["train", "optimizer.name=muon", "optimizer.momentun=0.9"], "did you mean `momentum`"),
+        (&["train", "optimizer.name=muon", "optimizer.scale=big"], "spectral"),
+        (&["train", "optimizer.name=muon", "optimizer.iterations=0"], "optimizer.iterations"),
+        (&["train", "optimizer.name=muon", "optimizer.rest.beta1=1"], "optimizer.rest.beta1"),
+        (&["train", "optimizer.name=momentum", "optimizer.precondition.name=adm"], "adagrad"),
+        (&["train", "optimizer.name=momentum", "optimizer.precondition={name=\"adam\",bet=1}"], "beta"),
+        (&["train", "optimizer.name=ggd", "optimizer.loss=dot"], "optimizer.value"),
         (&["train", "sample.top_p=3"], "sample.top_p"),
         (&["train", "--data", "nowhere"], "nowhere"),
         (&["train", "train.from=nowhere"], "nowhere"),
@@ -157,6 +170,10 @@ fn a_dry_run_shows_the_config_the_treatments_and_the_memory_and_makes_nothing() 
     assert_eq!(gates["weight_decay"], false);
     assert!(gates["tensors"].as_array().unwrap().iter().any(|t| t == "blocks.1.mixer.memory.gates.bias"));
     assert!(plan["memory"]["parameters"].as_u64() > Some(1 << 20));
+    let muon = run(dir.path(), &["train", "--dry-run", "optimizer.name=muon", "optimizer.rest.rate=0.5"]);
+    let shown = String::from_utf8(muon.stderr).unwrap();
+    let by = |kind: &str| shown.lines().find(|l| l.starts_with(kind)).unwrap().split_whitespace().nth(1).unwrap();
+    assert_eq!(["matrix", "embedding", "gate", "norm", "conv"].map(by), ["muon", "adamw", "adamw", "adamw", "adamw"]);
     assert_eq!(dir.path().read_dir().unwrap().count(), 0);
 }
 

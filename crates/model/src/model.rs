@@ -4,6 +4,7 @@ use crate::access::Access;
 use crate::block::{Block, BlockTape, Builder, Call, MemoryInfo, RopeTable};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::optim::InputLayout;
 use crate::params::{Init, Kind, ParamLayout, Params};
 use crate::pool::{Pool, fit};
 use crate::state::{State, StateLayout};
@@ -21,6 +22,7 @@ const HEAD_ROWS: usize = 128;
 pub struct Model {
     config: ModelConfig,
     params: ParamLayout,
+    inputs: InputLayout,
     state: Arc<StateLayout>,
     embedding: Range<usize>,
     blocks: Vec<Block>,
@@ -74,15 +76,22 @@ pub struct Tape<F> {
     rope: Vec<RopeTable<F>>,
     x: Vec<F>,
     normed: Vec<F>,
+    gathers_inputs: bool,
 }
 
 impl<F: Scalar> Default for Tape<F> {
     fn default() -> Self {
-        Self { pool: Pool::default(), blocks: Vec::new(), rope: Vec::new(), x: Vec::new(), normed: Vec::new() }
+        let (pool, blocks, rope) = (Pool::default(), Vec::new(), Vec::new());
+        Self { pool, blocks, rope, x: Vec::new(), normed: Vec::new(), gathers_inputs: false }
     }
 }
 
 impl<F: Scalar> Tape<F> {
+    /// For passes that, where `inputs` says so, also sum `x^T x` over the inputs x of every matrix: the gradient's buffer is
+    /// then laid out by [`Model::inputs`].
+    pub fn gathering(inputs: bool) -> Self {
+        Self { gathers_inputs: inputs, ..Self::default() }
+    }
     /// Values held, temporary buffers included.
     pub fn len(&self) -> usize {
         let blocks: usize = self.blocks.iter().map(BlockTape::len).sum();
@@ -135,7 +144,8 @@ impl Model {
             }
         }
         let rope_extra = blocks.iter().map(Block::rope_extra).max().unwrap_or(0);
-        Ok(Self { config, params, state: Arc::new(state), embedding, blocks, norm, head, rope, rope_extra })
+        let inputs = InputLayout::new(&params);
+        Ok(Self { config, params, inputs, state: Arc::new(state), embedding, blocks, norm, head, rope, rope_extra })
     }
 
     /// The configuration, `repeat` written out.
@@ -145,6 +155,10 @@ impl Model {
     /// Names and places of the parameters.
     pub fn params(&self) -> &ParamLayout {
         &self.params
+    }
+    /// Where a gradient's buffer has sums of the inputs of matrices, in passes that gather them.
+    pub fn inputs(&self) -> &InputLayout {
+        &self.inputs
     }
     /// Names and places of a state.
     pub fn state_layout(&self) -> &Arc<StateLayout> {
@@ -235,7 +249,7 @@ impl Model {
     /// `weight` multiplies every token's loss (1 / tokens of the step gives the mean). The state advances; its value at
     /// the start of the call is a constant, so the gradient is cut there. A call at position 0 starts from what the
     /// weights say, and gives learned starts their gradient; later calls give them none. `grads` is laid out like the
-    /// parameters and is **added into**.
+    /// parameters, or as [`Tape::gathering`] says, and is **added into**.
     ///
     /// # Errors
     /// [`Error::Token`] before anything is written; [`Error::NonFinite`] with the place.
@@ -272,6 +286,7 @@ impl Model {
         }
         for (b, (block, own)) in self.blocks.iter().zip(&tape.blocks).enumerate().rev() {
             let call = self.call(ops, params, n, pos, true, &Access::Learn, b, &tape.rope);
+            let call = Call { inputs: tape.gathers_inputs.then_some(&self.inputs), ..call };
             block.backward(&call, own, &mut dx, grads, &mut tape.pool)?;
         }
         ops.embedding_backward(width, tokens, &dx, &mut grads[self.embedding.clone()]);
@@ -378,7 +393,7 @@ impl Model {
         block: usize,
         rope: &'a [RopeTable<O::F>],
     ) -> Call<'a, O> {
-        Call { ops, params: &params.data, tokens, pos, record, access, block, rope, rope_from: pos }
+        Call { ops, params: &params.data, tokens, pos, record, access, block, rope, rope_from: pos, inputs: None }
     }
 
     fn fill_rope<F: Scalar>(&self, tables: &mut Vec<RopeTable<F>>, tokens: usize, pos: u64) {

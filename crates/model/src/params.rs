@@ -89,7 +89,7 @@ impl ParamLayout {
     }
 
     /// Appends a tensor and gives its place.
-    pub(crate) fn add(&mut self, name: String, shape: &[usize], kind: Kind, init: Init) -> Range<usize> {
+    pub fn add(&mut self, name: String, shape: &[usize], kind: Kind, init: Init) -> Range<usize> {
         let range = place(self.len, shape.iter().product());
         self.len = range.end;
         self.specs.push(ParamSpec { name, shape: shape.to_vec(), range: range.clone(), kind, init });

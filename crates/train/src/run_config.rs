@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::settings;
 use crate::stream::Boundary;
-use hecate_model::optim::{AdamWConfig, Schedule};
+use hecate_model::optim::{AnyOptimizer, Schedule};
 use hecate_model::{GenerationConfig, ModelConfig};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct RunConfig {
     /// The learning rate.
     pub schedule: Schedule,
     /// The optimizer.
-    pub optimizer: OptimizerConfig,
+    pub optimizer: AnyOptimizer,
     /// The samples shown on the way and at the end, and the defaults of `hecate generate`.
     pub sample: GenerationConfig,
     /// The model.
@@ -102,20 +102,6 @@ impl TrainConfig {
     }
 }
 
-/// The optimizer, by name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "lowercase")]
-pub enum OptimizerConfig {
-    /// AdamW [AdamW v3 sec.2].
-    AdamW(AdamWConfig),
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self::AdamW(AdamWConfig::default())
-    }
-}
-
 impl RunConfig {
     /// Reads a run's table; `origin` is named in errors. An optimizer without a name is AdamW, so that one setting of it
     /// can be changed alone.
@@ -144,8 +130,7 @@ impl RunConfig {
     pub fn check(&self) -> Result<()> {
         let bad = |reason: &str| Err(Error::Config { origin: "the run's config".into(), reason: reason.into() });
         self.model.check().map_err(inside("model"))?;
-        let OptimizerConfig::AdamW(optimizer) = &self.optimizer;
-        optimizer.check()?;
+        self.optimizer.check()?;
         self.sample.check().map_err(inside("sample"))?;
         if self.train.lanes == 0 || self.train.accumulate == 0 {
             return bad("`train.lanes` and `train.accumulate` must be at least 1");

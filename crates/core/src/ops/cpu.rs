@@ -5,8 +5,10 @@ use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind
 use crate::error::Result;
 use crate::kernel::KernelChoice;
 use crate::kernels::gemm::{MatMut, MatRef, Start, product};
+use crate::kernels::miras::orthogonal;
 use crate::kernels::{attention, conv, embedding, gates, loss, norm, pointwise, turn};
 use crate::rules::AnyRule;
+use crate::rules::miras::algorithm::Polynomial;
 use crate::scan::{self, ScanShape, Write};
 use crate::simd::Isa;
 
@@ -311,6 +313,15 @@ impl Ops for Cpu {
         dlogits: &mut [f32],
     ) {
         loss::backward(self.isa, self.parallel, vocab, logits, targets, dloss, dlogits);
+    }
+
+    fn add_gram(&self, width: usize, x: &[f32], out: &mut [f32]) {
+        let x = MatRef::new(x, x.len() / width.max(1), width);
+        product(self.isa, self.parallel, x.transposed(), x, MatMut::new(out, width, width), Start::Current);
+    }
+    fn orthogonal(&self, polynomial: Polynomial, iterations: usize, columns: usize, x: &[f32], out: &mut [f32]) {
+        let shape = [x.len() / columns.max(1), columns];
+        orthogonal::direction(self.isa, self.parallel, polynomial.coefficients(), iterations, shape, x, out);
     }
 
     fn scan_forward(

@@ -86,6 +86,17 @@ pub fn linear_transposed_backward<F: Scalar>(
     }
 }
 
+/// `out += x^T x`: `x [rows, width]`, `out [width, width]`.
+pub fn add_gram<F: Scalar>(width: usize, x: &[F], out: &mut [F]) {
+    for row in x.chunks_exact(width) {
+        for i in 0..width {
+            for j in 0..width {
+                out[i * width + j] += row[i] * row[j];
+            }
+        }
+    }
+}
+
 fn check<F>(s: LinearShape, x: &[F], w: &[F], y: &[F]) {
     debug_assert_eq!(x.len(), s.rows * s.inner);
     debug_assert_eq!(w.len(), s.inner * s.outer);

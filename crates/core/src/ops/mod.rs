@@ -33,6 +33,8 @@ pub(crate) use gates::damper;
 pub use gates::{GateKind, GateSpec, gate_specs};
 pub use reference::Reference;
 
+pub use crate::rules::miras::algorithm::Polynomial;
+
 use crate::Number;
 use crate::error::Result;
 use crate::rules::AnyRule;
@@ -380,6 +382,14 @@ pub trait Ops: Sync {
         dloss: &[Self::F],
         dlogits: &mut [Self::F],
     );
+
+    /// `out += x^T x`: `x [rows, width]`, `out [width, width]`. What optimizers ask of a layer's inputs; nothing
+    /// differentiates through it, so it has no transpose.
+    fn add_gram(&self, width: usize, x: &[Self::F], out: &mut [Self::F]);
+    /// The nearest thing to an orthogonal matrix that `iterations` of `polynomial` make of `x [rows, columns]`, see
+    /// [`crate::rules::miras::algorithm::Muon`]; a single row or column is divided by its length. For optimizers, without
+    /// a transpose.
+    fn orthogonal(&self, polynomial: Polynomial, iterations: usize, columns: usize, x: &[Self::F], out: &mut [Self::F]);
 
     /// Runs a memory rule; see [`crate::scan`] for layouts. `saved` receives the checkpoints of a training pass.
     ///

@@ -5,7 +5,7 @@ use super::conv::{conv_backward, conv_column_backward, conv_forward};
 use super::embedding::{embedding_backward, embedding_forward};
 use super::gates::{gates_backward, gates_forward};
 use super::heads::{merge_backward, merge_forward, sigmoid_gate_backward, sigmoid_gate_forward};
-use super::linear::{linear_backward, linear_forward, linear_transposed_backward, linear_transposed_forward};
+use super::linear::{add_gram, linear_backward, linear_forward, linear_transposed_backward, linear_transposed_forward};
 use super::loss::{cross_entropy_backward, cross_entropy_forward};
 use super::mlp::{mlp_backward, mlp_forward};
 use super::norm::{gated_norm_backward, gated_norm_forward, rms_norm_backward, rms_norm_forward};
@@ -14,6 +14,7 @@ use super::{AttentionShape, ConvShape, GateSpec, HeadShape, LinearShape, MlpKind
 use crate::erased::Number;
 use crate::error::{Result, expect_len};
 use crate::rules::AnyRule;
+use crate::rules::miras::algorithm::Polynomial;
 use crate::scan::{self, ScanShape, Write, reference_backward, reference_column_backward, reference_forward};
 use std::marker::PhantomData;
 
@@ -179,6 +180,13 @@ impl<F: Number> Ops for Reference<F> {
     fn cross_entropy_backward(&self, vocab: usize, logits: &[F], targets: &[u32], dloss: &[F], dlogits: &mut [F]) {
         cross_entropy_backward(vocab, logits, targets, dloss, dlogits);
     }
+    fn add_gram(&self, width: usize, x: &[F], out: &mut [F]) {
+        add_gram(width, x, out);
+    }
+    fn orthogonal(&self, polynomial: Polynomial, iterations: usize, columns: usize, x: &[F], out: &mut [F]) {
+        polynomial.iterate(iterations, columns, x, out);
+    }
+
     fn scan_forward(
         &self,
         rule: &AnyRule,

@@ -6,6 +6,7 @@ mod eval;
 mod experiment;
 mod generate;
 mod inspect;
+mod optimizers;
 mod rules;
 mod train;
 
@@ -26,6 +27,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Rules(args) => rules::run(args),
+        Command::Optimizers(args) => optimizers::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Experiment(args) => experiment::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -4,7 +4,6 @@ use super::print_json;
 use crate::Failure;
 use crate::cli::Train;
 use crate::table::Table;
-use hecate_model::Model;
 use hecate_train::interrupt::Interrupt;
 use hecate_train::run::{Options, Outcome, Plan, Run};
 use hecate_train::run_config::{PRESETS, RunConfig};
@@ -89,7 +88,7 @@ pub fn open(name: &str) -> Result<(String, toml::Table), Failure> {
 fn show_plan(config: &RunConfig, json: bool) -> Result<(), Failure> {
     let plan = Plan::new(config)?;
     if json {
-        let treatments = treatments(plan.trainer.model());
+        let treatments = treatments(&plan.trainer);
         return print_json(&Shown { config, text: &plan.text, treatments, memory: plan.estimate });
     }
     out!("{}", toml::to_string(config)?);
@@ -110,18 +109,19 @@ struct Shown<'a> {
 #[derive(Serialize)]
 struct Treatment {
     kind: &'static str,
+    optimizer: &'static str,
     weight_decay: bool,
     parameters: usize,
     tensors: Vec<String>,
 }
 
-fn treatments(model: &Model) -> Vec<Treatment> {
+fn treatments(trainer: &Trainer) -> Vec<Treatment> {
     let mut all: Vec<Treatment> = Vec::new();
-    for spec in &model.params().specs {
-        let kind = spec.kind.name();
-        let at = all.iter().position(|t| t.kind == kind).unwrap_or_else(|| {
+    for spec in &trainer.model().params().specs {
+        let (kind, optimizer) = (spec.kind.name(), trainer.config().optimizer.treats_by(spec));
+        let at = all.iter().position(|t| (t.kind, t.optimizer) == (kind, optimizer)).unwrap_or_else(|| {
             let (weight_decay, tensors) = (spec.kind.decays(), Vec::new());
-            all.push(Treatment { kind, weight_decay, parameters: 0, tensors });
+            all.push(Treatment { kind, optimizer, weight_decay, parameters: 0, tensors });
             all.len() - 1
         });
         all[at].parameters += spec.range.len();
@@ -162,11 +162,13 @@ fn keep(error: &hecate_train::Error, folder: &Path) -> Failure {
 /// What is about to be trained, and what it will take.
 fn describe(trainer: &Trainer, text: &str, estimate: &Estimate) {
     let (model, config) = (trainer.model(), trainer.config());
-    let mut table = Table::new(&["treatment", "weight decay", ">tensors", ">parameters", "which"]);
-    for t in treatments(model) {
+    let mut table = Table::new(&["treatment", "optimizer", "weight decay", ">tensors", ">parameters", "which"]);
+    for t in treatments(trainer) {
         let decay = if t.weight_decay { "yes" } else { "no" };
         let numbers = [t.tensors.len(), t.parameters].map(|n| n.to_string());
-        table.row([t.kind, decay].map(String::from).into_iter().chain(numbers).chain([short_names(&t.tensors)]));
+        table.row(
+            [t.kind, t.optimizer, decay].map(String::from).into_iter().chain(numbers).chain([short_names(&t.tensors)]),
+        );
     }
     if !config.train.only.is_empty() {
         let trained = trainer.trained();

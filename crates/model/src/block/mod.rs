@@ -15,6 +15,7 @@ mod starts;
 use crate::access::Access;
 use crate::config::{BlockConfig, ChannelConfig, MixerConfig, NormConfig};
 use crate::error::Result;
+use crate::optim::InputLayout;
 use crate::params::{Init, Kind, ParamLayout};
 use crate::pool::{Pool, fit};
 use crate::state::StateLayout;
@@ -48,6 +49,8 @@ pub(crate) struct Call<'a, O: Ops> {
     /// Rotary tables, one per (head width, base) that the model uses, and the position of their first row.
     pub rope: &'a [RopeTable<O::F>],
     pub rope_from: u64,
+    /// Where the backward pass adds the inputs of matrices as `x^T x`, if anyone asks.
+    pub inputs: Option<&'a InputLayout>,
 }
 
 impl<O: Ops> Clone for Call<'_, O> {
@@ -86,6 +89,9 @@ impl<'a, O: Ops> Call<'a, O> {
         let s = self.linear_shape(w, x.len() / self.tokens.max(1));
         let weight = &self.params[w.clone()];
         self.ops.linear_backward(s, x, weight, dy, dx, Some(&mut grads[w.clone()]));
+        if let Some(at) = self.inputs.and_then(|inputs| inputs.find(w)) {
+            self.ops.add_gram(s.inner, x, &mut grads[at]);
+        }
     }
 
     fn linear_shape(&self, w: &Range<usize>, inner: usize) -> LinearShape {

@@ -1,46 +1,27 @@
-//! The outer optimizer: what turns gradients into new parameters.
+//! The outer optimizers: what turns gradients into new parameters.
+//!
+//! An optimizer is one file of [`methods`] and one line of its list. It says, for one tensor at a time, what state that
+//! tensor needs and how one step goes; [`Stepper`] holds the state and the count of steps of every tensor, so that
+//! tensors may be due at different times. All is written over an op set: double precision for checks, kernels in
+//! training.
 
-mod adamw;
+mod clip;
+mod elementwise;
+mod inputs;
+mod matrix;
+pub mod methods;
+mod precondition;
+pub mod prox;
+mod rest;
 mod schedule;
+mod step;
+mod stepper;
 
-pub use adamw::{AdamW, AdamWConfig};
+pub use clip::{clip, global_norm};
+pub use inputs::InputLayout;
+pub use methods::{AdamW, AnyOptimizer};
+pub use precondition::{Adagrad, AdamScale, Outer, Plain, Preconditioner};
+pub use rest::Rest;
 pub use schedule::Schedule;
-
-/// Global norm of a gradient, summed in one fixed order in double precision.
-pub fn global_norm(grads: &[f32]) -> f64 {
-    // Eight running sums, so that the additions do not wait for each other; their order never changes.
-    let mut sums = [0.0_f64; 8];
-    let chunks = grads.chunks_exact(8);
-    let rest: f64 = chunks.remainder().iter().map(|&g| f64::from(g) * f64::from(g)).sum();
-    for chunk in chunks {
-        for (s, &g) in sums.iter_mut().zip(chunk) {
-            *s += f64::from(g) * f64::from(g);
-        }
-    }
-    (sums.iter().sum::<f64>() + rest).sqrt()
-}
-
-/// Scales a gradient down to `max_norm` if it is longer, and gives the norm that it had. 0 leaves it as it is.
-pub fn clip(grads: &mut [f32], max_norm: f64) -> f64 {
-    let norm = global_norm(grads);
-    if max_norm > 0.0 && norm > max_norm {
-        let scale = (max_norm / norm) as f32;
-        grads.iter_mut().for_each(|g| *g *= scale);
-    }
-    norm
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clipping_scales_to_the_norm_and_reports_the_old_one() {
-        let mut g: Vec<f32> = (0..19).map(|i| i as f32 - 9.0).collect();
-        let norm = g.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
-        assert!((clip(&mut g, 0.0) - norm).abs() < 1e-9);
-        assert!((clip(&mut g, 1.0) - norm).abs() < 1e-9);
-        assert!((global_norm(&g) - 1.0).abs() < 1e-6);
-        assert!((clip(&mut g, 2.0) - 1.0).abs() < 1e-6, "short gradients stay as they are");
-    }
-}
+pub use step::{About, Optimizer, Shape, StateSpec, Step, is_matrix};
+pub use stepper::{Gradient, StateTensor, Stepper, Treatment};

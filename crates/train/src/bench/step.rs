@@ -3,11 +3,11 @@
 use super::harness::{Case, Fault, Work};
 use super::inputs::{GRADIENT_TOLERANCE, fault, fault_within};
 use super::models::{VERIFIED_TOKENS, double, formula, laid_out, tokens};
-use crate::run_config::{OptimizerConfig, RunConfig, TrainConfig};
+use crate::run_config::{RunConfig, TrainConfig};
 use crate::stream::{Boundary, Lanes, Stream};
 use crate::trainer::{StepReport, Trainer};
 use hecate_core::ops::Reference;
-use hecate_model::optim::Schedule;
+use hecate_model::optim::{AdamW, AnyOptimizer, Schedule};
 use hecate_model::{ModelConfig, Params, Tape};
 
 /// Most lanes of the steps that are compared with the reference, which is slow.
@@ -43,6 +43,7 @@ fn run(model: &ModelConfig, lanes: usize, rate: f64) -> RunConfig {
     RunConfig {
         train: TrainConfig { lanes, reset_each_step: true, ..TrainConfig::default() },
         schedule: Schedule { peak: rate, warmup_steps: 0, floor: 1.0 },
+        optimizer: AnyOptimizer::AdamW(AdamW::default()),
         model: model.clone(),
         ..RunConfig::default()
     }
@@ -113,7 +114,7 @@ fn wrong_gradient(trainer: &Trainer, report: &StepReport, want: &[f64]) -> Optio
 /// Compares the new parameters with what AdamW's first step makes of the old ones and the gradient: both means are
 /// then corrected to the gradient itself and its square.
 fn wrong_update(trainer: &Trainer, report: &StepReport, before: &Params<f32>) -> Option<String> {
-    let OptimizerConfig::AdamW(c) = &trainer.config().optimizer;
+    let AnyOptimizer::AdamW(c) = &trainer.config().optimizer else { unreachable!("`run` says AdamW") };
     trainer.model().params().specs.iter().find_map(|spec| {
         let decay = if spec.kind.decays() { c.weight_decay } else { 0.0 };
         let want = spec.range.clone().map(|i| {

@@ -96,4 +96,6 @@ experiments! {
     memora_chunks,
     newton_schulz,
     tnt_projection,
+    delta_momentum,
+    optimizers,
 }

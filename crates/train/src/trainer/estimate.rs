@@ -45,7 +45,7 @@ impl Held {
 pub struct Estimate {
     /// The program, its threads with the scratch of their kernels, and the text.
     pub program: u64,
-    /// Weights, both means of the optimizer, and the gradient buffers.
+    /// Weights, the optimizer's state and what it holds in a step, and the gradient buffers.
     pub parameters: u64,
     /// The state of every lane.
     pub states: u64,
@@ -69,8 +69,10 @@ impl Estimate {
 /// them would end the process.
 pub(super) fn check_memory(config: &RunConfig, model: &Model) -> Result<()> {
     let (lanes, parameters) = (config.train.lanes as u128, model.params().len as u128);
-    let copies = 3 + lanes.min(MAX_BUFFERS as u128);
-    let needed = F32 as u128 * (parameters * copies + lanes * model.state_layout().len as u128);
+    let state = config.optimizer.state_len(model.params(), |_| true) as u128;
+    let gradient = if config.optimizer.needs_inputs() { model.inputs().len as u128 } else { parameters };
+    let buffers = gradient * lanes.min(MAX_BUFFERS as u128);
+    let needed = F32 as u128 * (parameters + state + buffers + lanes * model.state_layout().len as u128);
     match Machine::look_up().memory_bytes {
         Some(memory) if needed > memory as u128 => {
             let needed = human::bytes(u64::try_from(needed).unwrap_or(u64::MAX));
@@ -91,13 +93,14 @@ impl Trainer {
     /// As [`Trainer::step`].
     pub fn estimate(&mut self, held: Held) -> Result<Estimate> {
         let len = self.model.params().len as u64;
+        let gradients = self.buffers.iter().map(Vec::len).sum::<usize>() as u64;
         let threads = rayon::current_num_threads() as u64;
         let tasks = threads.min(self.buffers.len() as u64);
         // With a memory, the pass that learns and the one that does not run side by side.
         let passes = threads.min(1 + u64::from(self.model.memories().next().is_some()));
         Ok(Estimate {
             program: held.now + CODE_BYTES + threads * THREAD_BYTES,
-            parameters: F32 * (len * (1 + self.buffers.len() as u64) + 2 * self.trained().len as u64),
+            parameters: F32 * (len + gradients + (self.optimizer.state_len() + self.optimizer.scratch_len()) as u64),
             states: F32 * (self.states.len() * self.model.state_layout().len) as u64,
             activations: F32 * self.pass_len(self.config.model.context)? as u64 * tasks,
             evaluation: F32 * (passes * self.evaluation_len()? as u64 + len),

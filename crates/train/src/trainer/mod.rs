@@ -14,11 +14,11 @@ pub use save::lineage;
 
 use crate::error::{Error, Result};
 use crate::loaded;
-use crate::run_config::{OptimizerConfig, RunConfig};
+use crate::run_config::RunConfig;
 use crate::stream::{Lanes, Segment, Stream};
 use hecate_core::ops::Cpu;
-use hecate_model::optim::{AdamW, clip};
-use hecate_model::{Model, ParamLayout, Params, State, Tape};
+use hecate_model::optim::{Gradient, Stepper, clip};
+use hecate_model::{Model, ParamLayout, ParamSpec, Params, State, Tape};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -51,7 +51,7 @@ pub struct Trainer {
     config: RunConfig,
     model: Model,
     params: Params<f32>,
-    optimizer: AdamW,
+    optimizer: Stepper<f32>,
     lanes: Lanes,
     states: Vec<State<f32>>,
     step: u64,
@@ -79,10 +79,11 @@ impl Trainer {
         Ok(Self::assemble(config.clone(), model, params, optimizer, lanes))
     }
 
-    fn assemble(config: RunConfig, model: Model, params: Params<f32>, optimizer: AdamW, lanes: Lanes) -> Self {
+    fn assemble(config: RunConfig, model: Model, params: Params<f32>, optimizer: Stepper<f32>, lanes: Lanes) -> Self {
         let states = (0..config.train.lanes).map(|_| model.new_state()).collect();
         let count = config.train.lanes.min(MAX_BUFFERS);
-        let buffers = vec![vec![0.0; model.params().len]; count];
+        let gathers = optimizer.optimizer().needs_inputs();
+        let buffers = vec![vec![0.0; if gathers { model.inputs().len } else { model.params().len }]; count];
         let (tapes, traces) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
         let ops = Cpu::training();
         Self { config, model, params, optimizer, lanes, states, step: 0, ops, buffers, tapes, traces }
@@ -99,6 +100,10 @@ impl Trainer {
     /// Its parameters.
     pub fn params(&self) -> &Params<f32> {
         &self.params
+    }
+    /// The optimizer with its state.
+    pub fn optimizer(&self) -> &Stepper<f32> {
+        &self.optimizer
     }
     /// The tensors that are trained.
     pub fn trained(&self) -> &ParamLayout {
@@ -118,7 +123,7 @@ impl Trainer {
     }
     /// The gradient of the last step after clipping, laid out like the parameters.
     pub fn gradient(&self) -> &[f32] {
-        &self.buffers[0]
+        &self.buffers[0][..self.model.params().len]
     }
     /// Sets the instruction set and the scan kernels of the steps to come. Whether an op uses several threads is
     /// decided in each step, by the pool that it runs in.
@@ -143,13 +148,16 @@ impl Trainer {
         }
         sum_tree(&mut self.buffers);
         self.forget_untrained();
-        let grads = &mut self.buffers[0];
-        let grad_norm = clip(grads, self.config.train.clip);
+        let gradient = self.model.params().len;
+        let grad_norm = clip(&mut self.buffers[0][..gradient], self.config.train.clip);
         if !grad_norm.is_finite() {
             return Err(self.blame_gradient());
         }
         let rate = self.config.schedule.rate(self.step, self.config.train.steps);
-        self.optimizer.step(&mut self.params, grads, rate);
+        let buffer = self.buffers[0].as_slice();
+        let inputs = self.optimizer.optimizer().needs_inputs().then_some((buffer, tokens));
+        let gradient = Gradient { values: &buffer[..gradient], inputs };
+        self.optimizer.step(&self.ops, &mut self.params, gradient, rate, |_| true);
         self.step += 1;
         let traces = std::mem::take(&mut *self.traces.lock().expect("no task panicked"));
         Ok(StepReport { step: self.step, loss: loss / tokens as f64, grad_norm, rate, tokens: tokens as u64, traces })
@@ -176,8 +184,10 @@ impl Trainer {
         let ops = self.ops.clone().with_parallel(rayon::current_num_threads() > count);
         let lane = Lane { model: &self.model, ops: &ops, params: &self.params, weight, step: self.step + 1 };
         let (tapes, traces) = (&self.tapes, &self.traces);
+        let gathers = self.optimizer.optimizer().needs_inputs();
         let run = |(buffer, (lanes, grads)): (usize, (Task<'_>, &mut Vec<f32>))| -> Result<Vec<f64>> {
-            let mut tape = tapes.lock().expect("no task panicked").pop().unwrap_or_default();
+            let tape = tapes.lock().expect("no task panicked").pop();
+            let mut tape = tape.unwrap_or_else(|| Tape::gathering(gathers));
             let mut sums = Vec::with_capacity(lanes.len());
             for (i, (segments, state, anew)) in lanes.into_iter().enumerate() {
                 if anew {
@@ -212,11 +222,11 @@ impl Trainer {
 }
 
 /// The optimizer of a run before its first step.
-fn optimizer(config: &RunConfig, model: &Model) -> Result<AdamW> {
-    let OptimizerConfig::AdamW(settings) = &config.optimizer;
+fn optimizer(config: &RunConfig, model: &Model) -> Result<Stepper<f32>> {
     let only = &config.train.only;
     trained::check(model.params(), only)?;
-    Ok(AdamW::new(settings.clone(), model.params(), |spec| trained::picks(only, &spec.name)))
+    let trained = |spec: &ParamSpec| trained::picks(only, &spec.name);
+    Ok(Stepper::new(config.optimizer.clone(), model.params(), config.seed, trained))
 }
 
 /// The lanes of one gradient buffer: what each reads, its state, and whether that starts anew.

@@ -20,7 +20,7 @@ mod dual;
 mod frame;
 mod mapped;
 mod maps;
-mod orthogonal;
+pub(crate) mod orthogonal;
 mod pairs;
 pub(in crate::kernels) mod pointwise;
 pub(crate) mod rank_one;

@@ -23,10 +23,35 @@ const NORM: f32 = 1e-12;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orthogonal {
     pub isa: Isa,
+    /// Large products on all threads: for matrices beyond those of memories.
+    parallel: bool,
     pub polynomial: [f32; 3],
     pub iterations: usize,
     rows: usize,
     columns: usize,
+}
+
+/// `out = direction(x)` for a matrix `x: [rows, columns]` of any size.
+pub(crate) fn direction(
+    isa: Isa,
+    parallel: bool,
+    polynomial: [f64; 3],
+    iterations: usize,
+    [rows, columns]: [usize; 2],
+    x: &[f32],
+    out: &mut [f32],
+) {
+    let polynomial = polynomial.map(|c| c as f32);
+    let iterations = if rows.min(columns) > 1 { iterations } else { 0 };
+    let way = Orthogonal { isa, parallel, polynomial, iterations, rows, columns };
+    let mut last = Vec::new();
+    way.last(x, &mut last);
+    if rows <= columns {
+        return out.copy_from_slice(&last);
+    }
+    for (r, out) in out.chunks_exact_mut(columns).enumerate() {
+        out.iter_mut().enumerate().for_each(|(c, out)| *out = last[c * rows + r]);
+    }
 }
 
 /// Values of the buffer that the largest tensor of a rule needs; none if its steps are not orthogonal.
@@ -38,7 +63,14 @@ pub(super) fn room(s: &Shape) -> usize {
 impl Orthogonal {
     pub fn new(isa: Isa, (polynomial, iterations): ([f64; 3], usize), l: &Layer) -> Self {
         let iterations = if l.rows.min(l.columns) > 1 { iterations } else { 0 };
-        Self { isa, polynomial: polynomial.map(|c| c as f32), iterations, rows: l.rows, columns: l.columns }
+        Self {
+            isa,
+            parallel: false,
+            polynomial: polynomial.map(|c| c as f32),
+            iterations,
+            rows: l.rows,
+            columns: l.columns,
+        }
     }
 
     /// The shorter side, and the longer one.
@@ -113,6 +145,23 @@ impl Orthogonal {
         dscale
     }
 
+    /// The last iterate alone, in `x`: [`Orthogonal::iterate`] without what its transpose needs.
+    fn last(&self, s: &[f32], x: &mut Vec<f32>) {
+        let (isa, parallel, (m, n)) = (self.isa, self.parallel, self.sides());
+        x.resize(s.len(), 0.0);
+        self.widen(s, x);
+        point::scale(isa, 1.0 / (self.norm(s) + LENGTH), x);
+        let squares = if self.iterations > 0 { m * m } else { 0 };
+        let (mut a, mut p, mut next) = (vec![0.0; squares], vec![0.0; squares], vec![0.0; s.len()]);
+        for _ in 0..self.iterations {
+            self.polynomial(MatRef::new(x, m, n), &mut a, &mut p);
+            let (p, old, new) = (MatRef::new(&p, m, m), MatRef::new(x, m, n), MatMut::new(&mut next, m, n));
+            product(isa, parallel, p, old, new, Start::Zero);
+            point::add_scaled(isa, self.polynomial[0], x, &mut next);
+            std::mem::swap(x, &mut next);
+        }
+    }
+
     fn norm(&self, s: &[f32]) -> f32 {
         let mut squares = 0.0;
         point::inner(self.isa, s, s, &mut squares);
@@ -137,11 +186,11 @@ impl Orthogonal {
     /// `A = x x^T` and `P = b A + c A A`.
     fn polynomial(&self, x: MatRef<'_>, a: &mut [f32], p: &mut [f32]) {
         let (isa, m, [_, b, c]) = (self.isa, self.sides().0, self.polynomial);
-        product(isa, false, x, x.transposed(), MatMut::new(a, m, m), Start::Zero);
+        product(isa, self.parallel, x, x.transposed(), MatMut::new(a, m, m), Start::Zero);
         if c == 0.0 {
             p.fill(0.0);
         } else {
-            product(isa, false, MatRef::new(a, m, m), MatRef::new(a, m, m), MatMut::new(p, m, m), Start::Zero);
+            product(isa, self.parallel, MatRef::new(a, m, m), MatRef::new(a, m, m), MatMut::new(p, m, m), Start::Zero);
             point::scale(isa, c, p);
         }
         point::add_scaled(isa, b, a, p);

@@ -12,6 +12,7 @@
 
 use super::Algorithm;
 use crate::error::{Error, Result};
+use crate::rule::Start;
 use crate::rules::matrix::{add_scaled, dot};
 use crate::rules::miras::smooth;
 use crate::rules::miras::structure::Tensor;
@@ -33,12 +34,19 @@ pub enum Polynomial {
 
 impl Polynomial {
     /// `a`, `b` and `c`.
-    fn coefficients(self) -> [f64; 3] {
+    pub(crate) fn coefficients(self) -> [f64; 3] {
         match self {
             Polynomial::Muon => [3.4445, -4.7750, 2.0315],
             Polynomial::Cubic => [1.5, -0.5, 0.0],
             Polynomial::Quintic => [15.0 / 8.0, -10.0 / 8.0, 3.0 / 8.0],
         }
+    }
+
+    /// What `iterations` of it make of `x: [rows, columns]`, overwritten: see the module text.
+    pub(crate) fn iterate<F: Scalar>(self, iterations: usize, columns: usize, x: &[F], out: &mut [F]) {
+        let rows = x.len() / columns.max(1);
+        let tensor = Tensor { number: 0, rows, columns, values: None, keys: None, start: Start::Zero };
+        Muon { polynomial: self, iterations, ..Muon::default() }.direction(&tensor, x, out);
     }
 }
 
@@ -207,7 +215,6 @@ impl Algorithm for Muon {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::Start;
     use crate::scalar::Dual;
 
     fn tensor(rows: usize, columns: usize) -> Tensor {
