@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use hecate_core::ops::MlpKind;
-use hecate_core::{AnyRule, Dims};
+use hecate_core::{Activation, AnyRule, Dims};
 use serde::{Deserialize, Serialize};
 
 /// Version of `config.json` and of the tensor names that follow from it.
@@ -273,7 +273,18 @@ impl MemoryConfig {
         if self.conv > 64 {
             return Err(Error::config(format!("{key}.conv"), "more than 64 taps is no short convolution"));
         }
-        self.rule.check(dims).map_err(Error::core(format!("{key}.rule")))
+        self.rule.check(dims).map_err(Error::core(format!("{key}.rule")))?;
+        let shares = self.rule.inputs().iter().any(|i| i.activation == Activation::Share);
+        if shares && self.heads.checked_mul(dims.dk) != Some(width) {
+            let reason = format!(
+                "rule `{}` takes the stream itself, a share per head: {} heads of {} are not width = {width}",
+                self.rule.name(),
+                self.heads,
+                dims.dk
+            );
+            return Err(Error::config(format!("{key}.heads"), reason));
+        }
+        Ok(())
     }
 }
 

@@ -65,6 +65,10 @@ macro_rules! rules {
             pub fn name(&self) -> &'static str {
                 match self { $(AnyRule::$Rule(r) => r.name()),* }
             }
+            /// See [`MemoryRule::brief`].
+            pub fn brief(&self) -> AnyRule {
+                match self { $(AnyRule::$Rule(r) => AnyRule::$Rule(r.brief())),* }
+            }
             /// See [`MemoryRule::about`].
             pub fn about(&self) -> About {
                 match self { $(AnyRule::$Rule(r) => r.about()),* }
@@ -152,6 +156,7 @@ rules! {
     lattice::Lattice,
     trellis::Trellis,
     tnt::Tnt,
+    self_modifying::SelfModifying,
 }
 
 /// One kernel as a table row.

@@ -30,11 +30,12 @@ pub struct MemoryInfo {
     pub state: Range<usize>,
 }
 
-/// One input that is projected and convolved.
-struct Projected {
+/// One input that is convolved.
+struct Convolved {
     width: usize,
     unit: bool,
-    weight: Range<usize>,
+    /// Its projection; none for a share of the block's input.
+    weight: Option<Range<usize>>,
     conv: Range<usize>,
     tail: Range<usize>,
 }
@@ -42,7 +43,7 @@ struct Projected {
 /// Where the rule's n-th input comes from.
 #[derive(Clone, Copy)]
 enum Slot {
-    Projected,
+    Convolved,
     Gate,
 }
 
@@ -60,7 +61,7 @@ pub(crate) struct Memory {
     dims: Dims,
     taps: usize,
     slots: Vec<Slot>,
-    projected: Vec<Projected>,
+    convolved: Vec<Convolved>,
     gates: Vec<GateSpec>,
     gate_weight: Range<usize>,
     gate_bias: Range<usize>,
@@ -72,9 +73,9 @@ pub(crate) struct Memory {
 
 #[derive(Debug, Default)]
 pub(crate) struct MemoryTape<F> {
-    pre: Vec<Vec<F>>,    // per projected input: [T, H * width]
-    tails: Vec<Vec<F>>,  // per projected input: the convolution's tail before the call
-    inputs: Vec<Vec<F>>, // per projected input: [H, T, width]
+    pre: Vec<Vec<F>>,    // per convolved input: [T, H * width]
+    tails: Vec<Vec<F>>,  // per convolved input: the convolution's tail before the call
+    inputs: Vec<Vec<F>>, // per convolved input: [H, T, width]
     gate_pre: Vec<F>,    // [T, gates * H]
     gates: Vec<F>,       // per gate [H, T, width]
     saved: Vec<F>,       // [H, checkpoints, state_len]
@@ -106,7 +107,7 @@ impl Memory {
             dims,
             taps,
             slots: Vec::new(),
-            projected: Vec::new(),
+            convolved: Vec::new(),
             gates,
             gate_weight: 0..0,
             gate_bias: 0..0,
@@ -136,21 +137,21 @@ impl Memory {
     }
 
     fn add_input(&mut self, b: &mut Builder<'_>, part: &str, input: &Input) {
-        let unit = match input.activation {
-            Activation::Unit => true,
-            Activation::Silu => false,
-            // Every other input is a gate, see `gate_specs`.
-            _ => return self.slots.push(Slot::Gate),
-        };
+        // Every other input is a gate, see `gate_specs`.
+        if !input.activation.is_convolved() {
+            return self.slots.push(Slot::Gate);
+        }
+        let unit = input.activation == Activation::Unit;
         let width = input.width.of(self.dims);
         let inner = self.heads * width;
-        self.slots.push(Slot::Projected);
-        let weight = b.weight(&format!("{part}.{}", input.name), b.width, inner);
+        self.slots.push(Slot::Convolved);
+        let whole = input.activation != Activation::Share;
+        let weight = whole.then(|| b.weight(&format!("{part}.{}", input.name), b.width, inner));
         let conv_name = format!("{}.{part}.{}.conv", b.prefix, input.name);
         let conv = b.params.add(conv_name, &[self.taps, inner], Kind::Conv, Init::NewestTap(0.2));
         let tail_name = format!("{}.memory.{}.tail", b.prefix, input.name);
         let tail = b.state.add(tail_name, Content::Tensor(vec![self.taps.saturating_sub(1), inner]));
-        self.projected.push(Projected { width, unit, weight, conv, tail });
+        self.convolved.push(Convolved { width, unit, weight, conv, tail });
     }
 
     pub fn info(&self) -> MemoryInfo {
@@ -162,7 +163,7 @@ impl Memory {
         HeadShape { tokens, heads: self.heads, width: self.dims.dv }
     }
 
-    fn conv_shape(&self, p: &Projected, tokens: usize) -> ConvShape {
+    fn conv_shape(&self, p: &Convolved, tokens: usize) -> ConvShape {
         let heads = HeadShape { tokens, heads: self.heads, width: p.width };
         ConvShape { heads, taps: self.taps, unit: p.unit }
     }
@@ -225,12 +226,15 @@ impl Memory {
     ) -> Result<()> {
         let tokens = call.tokens;
         for list in [&mut tape.pre, &mut tape.tails, &mut tape.inputs] {
-            list.resize_with(self.projected.len(), Vec::new);
+            list.resize_with(self.convolved.len(), Vec::new);
         }
-        for (i, p) in self.projected.iter().enumerate() {
+        for (i, p) in self.convolved.iter().enumerate() {
             let channels = self.heads * p.width;
             let (pre, input) = (fit(&mut tape.pre[i], tokens * channels), &mut tape.inputs[i]);
-            call.linear(&p.weight, x, pre);
+            match &p.weight {
+                Some(weight) => call.linear(weight, x, pre),
+                None => pre.copy_from_slice(x),
+            }
             let w = &call.params[p.conv.clone()];
             call.ops.conv_forward(self.conv_shape(p, tokens), pre, w, &state[p.tail.clone()], fit(input, pre.len()));
             if call.record {
@@ -271,13 +275,13 @@ impl Memory {
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
         let tokens = call.tokens;
-        let mut dprojected: Vec<Vec<O::F>> = tape.inputs.iter().map(|v| pool.zeros(v.len())).collect();
+        let mut dconvolved: Vec<Vec<O::F>> = tape.inputs.iter().map(|v| pool.zeros(v.len())).collect();
         let mut dgates = pool.zeros(tape.gates.len());
         let mut dstate = pool.zeros(self.heads * self.state_len);
         {
             let rows = tokens * self.heads;
             let inputs = inputs(&self.slots, &self.gates, rows, &tape.inputs, &tape.gates);
-            let mut dinputs = inputs_mut(&self.slots, &self.gates, rows, &mut dprojected, &mut dgates);
+            let mut dinputs = inputs_mut(&self.slots, &self.gates, rows, &mut dconvolved, &mut dgates);
             let s = self.scan_shape(tokens, call.pos);
             call.ops
                 .scan_backward(&self.rule, s, &inputs, &tape.saved, dy, &mut dinputs, &mut dstate)
@@ -292,23 +296,26 @@ impl Memory {
         call.ops.gates_backward(&self.gates, tokens, self.heads, &tape.gate_pre, bias, &dgates, &mut dpre, dbias);
         call.linear_backward(&self.gate_weight, x, &dpre, Some(dx), grads);
         pool.give(dpre);
-        for (i, p) in self.projected.iter().enumerate() {
+        for (i, p) in self.convolved.iter().enumerate() {
             let mut dpre = pool.zeros(tape.pre[i].len());
             let w = &call.params[p.conv.clone()];
             let dw = &mut grads[p.conv.clone()];
             let s = self.conv_shape(p, tokens);
-            call.ops.conv_backward(s, &tape.pre[i], w, &tape.tails[i], &dprojected[i], &mut dpre, dw);
-            call.linear_backward(&p.weight, x, &dpre, Some(dx), grads);
+            call.ops.conv_backward(s, &tape.pre[i], w, &tape.tails[i], &dconvolved[i], &mut dpre, dw);
+            match &p.weight {
+                Some(weight) => call.linear_backward(weight, x, &dpre, Some(dx), grads),
+                None => dx.iter_mut().zip(&dpre).for_each(|(dx, &d)| *dx += d),
+            }
             pool.give(dpre);
         }
-        dprojected.into_iter().chain([dgates, dstate]).for_each(|buffer| pool.give(buffer));
+        dconvolved.into_iter().chain([dgates, dstate]).for_each(|buffer| pool.give(buffer));
         Ok(())
     }
 
     /// Mean of each gate over heads and tokens of the recorded call, by the name of its input.
     pub fn gate_means<F: Scalar>(&self, tape: &MemoryTape<F>) -> Vec<(&'static str, f64)> {
         let names = self.rule.inputs();
-        let gates = names.iter().filter(|i| !matches!(i.activation, Activation::Unit | Activation::Silu));
+        let gates = names.iter().filter(|i| !i.activation.is_convolved());
         let rows = tape.gates.len() / self.gates.iter().map(|g| g.width).sum::<usize>().max(1);
         let mut rest = tape.gates.as_slice();
         let mean = |(input, gate): (&Input, &GateSpec)| {
@@ -321,7 +328,8 @@ impl Memory {
 
     /// Projections, convolutions, gates, the rule on every head, and the way out.
     pub fn flops(&self) -> f64 {
-        let weights: usize = self.projected.iter().map(|p| p.weight.len() + p.conv.len()).sum();
+        let weight = |p: &Convolved| p.weight.as_ref().map_or(0, Range::len);
+        let weights: usize = self.convolved.iter().map(|p| weight(p) + p.conv.len()).sum();
         let way = self.way_out.as_ref().map_or(0, |w| w.gate.len() + w.out.len());
         2.0 * (weights + self.gate_weight.len() + way) as f64 + self.heads as f64 * self.rule.flops(self.dims)
     }
@@ -332,12 +340,12 @@ fn inputs<'a, F>(
     slots: &[Slot],
     gates: &[GateSpec],
     rows: usize,
-    projected: &'a [Vec<F>],
+    convolved: &'a [Vec<F>],
     values: &'a [F],
 ) -> PerInput<&'a [F]> {
-    let (mut projected, mut gates, mut rest) = (projected.iter(), gates.iter(), values);
+    let (mut convolved, mut gates, mut rest) = (convolved.iter(), gates.iter(), values);
     let pick = |s: &Slot| match s {
-        Slot::Projected => projected.next().expect("one buffer per projected input").as_slice(),
+        Slot::Convolved => convolved.next().expect("one buffer per convolved input").as_slice(),
         Slot::Gate => {
             let (part, tail) = rest.split_at(rows * gates.next().expect("one spec per gate").width);
             rest = tail;
@@ -352,12 +360,12 @@ fn inputs_mut<'a, F>(
     slots: &[Slot],
     gates: &[GateSpec],
     rows: usize,
-    projected: &'a mut [Vec<F>],
+    convolved: &'a mut [Vec<F>],
     values: &'a mut [F],
 ) -> PerInput<&'a mut [F]> {
-    let (mut projected, mut gates, mut rest) = (projected.iter_mut(), gates.iter(), values);
+    let (mut convolved, mut gates, mut rest) = (convolved.iter_mut(), gates.iter(), values);
     let pick = |s: &Slot| match s {
-        Slot::Projected => projected.next().expect("one buffer per projected input").as_mut_slice(),
+        Slot::Convolved => convolved.next().expect("one buffer per convolved input").as_mut_slice(),
         Slot::Gate => {
             let width = gates.next().expect("one spec per gate").width;
             let (part, tail) = std::mem::take(&mut rest).split_at_mut(rows * width);
