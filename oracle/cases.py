@@ -116,6 +116,34 @@ def tnt():
     }
 
 
+SELF = {"name": "mlp", "layers": 2, "expansion": 2, "activation": "silu", "residual": True, "norm": True}
+
+
+def self_modifying(structure, **settings):
+    """At its own settings, and in chunks that end apart and do not divide the stream."""
+    short = {"structure": structure, "chunk": 2, "chunk_memory": 3}
+    cases = {label: SQUARE | dict(settings=short | changes) for label, changes in settings.items()}
+    return {"square": SQUARE | dict(tokens=18), "short": SQUARE | dict(settings=short)} | cases
+
+
+def self_modifying_cases():
+    both = dict(
+        plain={"precond": "none"},
+        dot={"bias": "dot", "chunk": 1},
+        momentum={"momentum": "gate", "chunk_memory": 1, "rate_scale": "inv_sqrt"},
+        constant={"momentum": {"constant": 0.6}, "rate_bias": -1.0, "retain_bias": 2.0},
+        adaptive={"adaptive_q": True, "rate_scale": "none", "rate_max": 0.4},
+    )
+    bare = SELF | {"residual": False, "norm": False, "activation": "gelu"}
+    return {
+        "self_modifying": self_modifying(
+            SELF, first_only={"precond": "first_only"}, three={"structure": SELF | {"layers": 3}},
+            raw={"structure": bare, "targets": "raw"}, **both,
+        ),
+        "self_modifying_matrix": self_modifying("matrix", raw={"targets": "raw", "chunk": 4}, **both),
+    }
+
+
 def own():
     """Rules of their own."""
     few = {"slots": 5}
@@ -129,7 +157,7 @@ def own():
                          identity=few | {"write": "identity"}, unit=few | {"write": "l2_silu", "read": "l2_silu"},
                          out=few | {"read": "identity", "out": "ln_silu"}),
         "tnt": tnt(),
-    }
+    } | self_modifying_cases()
 
 
 # The generic rule: every value of every knob.

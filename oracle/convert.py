@@ -2,7 +2,8 @@
 
     python convert.py FOLDER_WITH_NPZ OUT_FOLDER
 
-Every file but `titans_and_hope.npz` is about one rule, by its name. Of that one it takes the Titans memories.
+Every file but `titans_and_hope.npz` is about one rule, by its name. Of that one it takes the memories of Titans and
+the self-referential ones.
 """
 
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 # Files whose arrays are not those of one rule.
-PARTS = {"titans_and_hope": ("lmm_lin_", "lmm_mlp2_", "lmm_mlp3_")}
+PARTS = {"titans_and_hope": ("lmm_lin_", "lmm_mlp2_", "lmm_mlp3_", "sr_")}
 
 
 def convert(source, target, prefixes=("",)):

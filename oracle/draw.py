@@ -16,7 +16,7 @@ def draw_inputs(rng, rule, tokens, edges, rate):
         word = name.rstrip("0123456789")
         if word in ("k", "q", "replacement"):
             inputs[name] = rng.normal(size=size) / np.sqrt(*shape)
-        elif word in ("v", "target"):
+        elif word in ("x", "v", "target"):
             inputs[name] = rng.normal(size=size)
         elif word == "window":
             inputs[name] = rng.uniform(0.05, 0.95, size=size) * rate / shape[0]

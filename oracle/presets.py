@@ -40,4 +40,5 @@ PRESETS = {
     "lattice_decoding": ("lattice", {"variant": "decoding"}),
     "lattice_encoding": ("lattice", {"variant": "encoding"}),
     "lattice_similarity": ("lattice", {"variant": "similarity"}),
+    "self_modifying_matrix": ("self_modifying", {"structure": "matrix", "chunk": 1, "chunk_memory": 1}),
 }

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from losses import BIASES, norm
 from miras import knob
+from self_modifying import self_modifying
 from structures import STRUCTURES, layer_norm
 
 
@@ -327,4 +328,5 @@ OWN = {
     "lattice": lattice,
     "trellis": trellis,
     "tnt": tnt,
+    "self_modifying": lambda dk, dv, **settings: Rule(*self_modifying(dk, dv, **settings)),
 }

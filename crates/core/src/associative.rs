@@ -19,7 +19,7 @@ use crate::conformance::random::Random;
 use crate::erased::Number;
 use crate::error::{Error, Result, expect_len};
 use crate::ops::{Ops, Reference, gate_specs};
-use crate::rule::{Activation, Dims, Input, Start, StateTensor, Width, start_state};
+use crate::rule::{Dims, Input, Start, StateTensor, Width, start_state};
 use crate::rules::AnyRule;
 use crate::scalar::Scalar;
 
@@ -44,7 +44,7 @@ fn gates_at_start<F: Number>(list: &[Input], d: Dims) -> Vec<Option<Vec<F>>> {
     Reference::new().gates_forward(&gates, 1, 1, &vec![F::zero(); bias.len()], &bias, &mut values);
     let mut values = values.into_iter();
     let default = |input: &Input| match input.activation {
-        Activation::Unit | Activation::Silu => None,
+        activation if activation.is_convolved() => None,
         _ => Some(values.by_ref().take(input.width.of(d)).collect()),
     };
     list.iter().map(default).collect()

@@ -65,6 +65,9 @@ pub enum Activation {
     Unit,
     /// Projection, short convolution, SiLU: values.
     Silu,
+    /// The head's own channels of the block's input, short convolution, SiLU: no projection, so heads together are as
+    /// wide as the stream.
+    Share,
     /// `floor + (max - floor) sigmoid(x w + bias)`, times `1 - g` where `damped_by` names another gate `g`.
     Sigmoid {
         /// Lower end of the range.
@@ -124,8 +127,13 @@ impl Activation {
                 bias.iter().map(|b| (size * b.softplus()).exp_m1().ln()).collect()
             }
             Activation::Softmax => vec![0.0],
-            Activation::Unit | Activation::Silu | Activation::PerHead(_) => Vec::new(),
+            Activation::Unit | Activation::Silu | Activation::Share | Activation::PerHead(_) => Vec::new(),
         }
+    }
+
+    /// True for inputs that pass through the short convolution: vectors, not gates.
+    pub fn is_convolved(self) -> bool {
+        matches!(self, Activation::Unit | Activation::Silu | Activation::Share)
     }
 
     /// True for inputs that are made without convolution, each value from one projection of the block's input.

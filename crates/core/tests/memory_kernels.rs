@@ -53,7 +53,7 @@ impl Case {
                 let (width, mut data) = (input.width.of(dims), noise.normals(tokens * input.width.of(dims), 1.0));
                 match input.activation {
                     Activation::Unit => data.chunks_mut(width).for_each(unit),
-                    Activation::Silu | Activation::Softmax | Activation::Softplus { .. } => {}
+                    Activation::Silu | Activation::Share | Activation::Softmax | Activation::Softplus { .. } => {}
                     Activation::PerHead(decay) => data.fill(decay.of(0, 4) as f32),
                     Activation::Sigmoid { floor, max, bias, .. } => {
                         let gate = |x: f32| floor + (max - floor) * (f64::from(x) + bias).sigmoid();

@@ -39,7 +39,7 @@ impl Case {
                 _ => 0.5 * (noise.next() + 1.0),
             },
             Activation::Unit => noise.next() / (dims.dk as f32).sqrt(),
-            Activation::Silu | Activation::Softmax | Activation::Softplus { .. } => noise.next(),
+            Activation::Silu | Activation::Share | Activation::Softmax | Activation::Softplus { .. } => noise.next(),
             Activation::PerHead(decay) => decay.of(0, 4) as f32,
         };
         let all = |n: usize, activation, noise: &mut Noise| (0..n).map(|_| one(activation, noise)).collect();

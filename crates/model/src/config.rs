@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use hecate_core::ops::MlpKind;
 use hecate_core::rules::Paced;
-use hecate_core::{AnyRule, Dims, MemoryRule};
+use hecate_core::{Activation, AnyRule, Dims, MemoryRule};
 use serde::{Deserialize, Serialize};
 
 /// Version of `config.json` and of the tensor names that follow from it.
@@ -435,7 +435,19 @@ impl MemoryConfig {
             return Err(Error::config(format!("{key}.conv"), "more than 64 taps is no short convolution"));
         }
         check_persistent(key, self.persistent)?;
-        self.check_levels(key, dims)
+        self.check_levels(key, dims)?;
+        for (rule, _) in self.rules() {
+            let shares = rule.inputs().iter().any(|i| i.activation == Activation::Share);
+            if shares && self.heads.checked_mul(dims.dk) != Some(width) {
+                let (name, heads) = (rule.name(), self.heads);
+                let reason = format!(
+                    "rule `{name}` takes the stream itself, a share per head: {heads} heads of {} are not width = {width}",
+                    dims.dk
+                );
+                return Err(Error::config(format!("{key}.heads"), reason));
+            }
+        }
+        Ok(())
     }
 
     /// As part of another mixer.

@@ -91,7 +91,8 @@ fn configs() -> Vec<ModelConfig> {
     for rule in mechanisms() {
         around(&memory(rule)).into_iter().for_each(|mixer| add(mixer, &alone, true));
     }
-    for rule in AnyRule::all().into_iter().chain(mechanisms()) {
+    // Brief, so that what the nine tokens write is read by some of them.
+    for rule in AnyRule::all().iter().map(AnyRule::brief).chain(mechanisms()) {
         add(MixerConfig::Memory(memory(rule)), &alone, true);
     }
     out

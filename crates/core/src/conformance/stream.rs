@@ -82,7 +82,7 @@ pub(super) fn activate(list: &[Input], d: Dims, pre: &[Vec<f64>]) -> Vec<Vec<f64
     for (input, pre) in list.iter().zip(pre) {
         let silu: Vec<f64> = pre.iter().map(|x| x.silu()).collect();
         out.push(match input.activation {
-            Activation::Silu => silu,
+            Activation::Silu | Activation::Share => silu,
             Activation::Unit => silu.chunks(input.width.of(d)).flat_map(unit).collect(),
             Activation::Softmax => pre.chunks(input.width.of(d)).flat_map(softmax).collect(),
             Activation::Sigmoid { floor, max, bias, .. } => {

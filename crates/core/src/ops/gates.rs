@@ -52,12 +52,12 @@ impl GateSpec {
 /// The gates among the inputs of a rule, in their order, and the biases that they start from, laid out as
 /// `gates_forward` takes them: `[sum_g H * columns_g]`.
 pub fn gate_specs(inputs: &[Input], d: Dims, heads: usize) -> (Vec<GateSpec>, Vec<f64>) {
-    let projected = |i: &&Input| matches!(i.activation, Activation::Unit | Activation::Silu);
-    let index = |name| inputs.iter().filter(|i| !projected(i)).position(|i| i.name == name);
+    let convolved = |i: &&Input| i.activation.is_convolved();
+    let index = |name| inputs.iter().filter(|i| !convolved(i)).position(|i| i.name == name);
     let (mut gates, mut biases) = (Vec::new(), Vec::new());
     for input in inputs {
         let kind = match input.activation {
-            Activation::Unit | Activation::Silu => continue,
+            Activation::Unit | Activation::Silu | Activation::Share => continue,
             Activation::Sigmoid { floor, max, damped_by, .. } => {
                 GateKind::Sigmoid { floor, max, damped_by: damped_by.and_then(index) }
             }

@@ -150,6 +150,7 @@ rules! {
     lattice::Lattice,
     trellis::Trellis,
     tnt::Tnt,
+    self_modifying::SelfModifying,
 }
 
 macro_rules! numbers {

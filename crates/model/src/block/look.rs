@@ -11,8 +11,8 @@ use hecate_core::scan::{Write, reference_read_backward};
 
 #[derive(Debug, Default)]
 pub(super) struct LookTape<F> {
-    pre: Vec<Vec<F>>,    // per projected input: [T, H * width]
-    inputs: Vec<Vec<F>>, // per projected input: [H, T, width]
+    pre: Vec<Vec<F>>,    // per convolved input: [T, H * width]
+    inputs: Vec<Vec<F>>, // per convolved input: [H, T, width]
     gate_pre: Vec<F>,    // [T, gates * H]
     gates: Vec<F>,       // per gate [H, T, width]
     pub y: Vec<F>,       // [H, T, dv]
@@ -36,12 +36,12 @@ impl Memory {
     ) -> Result<()> {
         let tokens = call.tokens;
         for list in [&mut tape.pre, &mut tape.inputs] {
-            list.resize_with(self.projected.len(), Vec::new);
+            list.resize_with(self.convolved.len(), Vec::new);
         }
-        for (i, p) in self.projected.iter().enumerate() {
+        for (i, p) in self.convolved.iter().enumerate() {
             let s = ConvShape { taps: 0, ..self.conv_shape(p, tokens) };
             let pre = fit(&mut tape.pre[i], s.heads.len());
-            call.linear(&p.weight, x, pre);
+            p.project(call, x, pre);
             call.ops.conv_forward(s, pre, &[], &[], fit(&mut tape.inputs[i], s.heads.len()));
         }
         call.linear(&self.gate_weight, x, fit(&mut tape.gate_pre, tokens * self.gate_bias.len()));
@@ -69,22 +69,22 @@ impl Memory {
         pool: &mut Pool<O::F>,
     ) {
         let (tokens, rows) = (call.tokens, call.tokens * self.heads);
-        let mut dprojected: Vec<Vec<O::F>> = tape.inputs.iter().map(|v| pool.zeros(v.len())).collect();
+        let mut dconvolved: Vec<Vec<O::F>> = tape.inputs.iter().map(|v| pool.zeros(v.len())).collect();
         let mut dgates = pool.zeros(tape.gates.len());
         {
             let inputs = inputs(&self.slots, &self.gates, rows, &tape.inputs, &tape.gates);
-            let mut dinputs = inputs_mut(&self.slots, &self.gates, rows, &mut dprojected, &mut dgates);
+            let mut dinputs = inputs_mut(&self.slots, &self.gates, rows, &mut dconvolved, &mut dgates);
             let s = self.scan_shape(tokens, call.pos);
             reference_read_backward(&self.rule, s, &inputs, memory, dy, &mut dinputs, dmemory);
         }
         self.gates_backward(call, x, &tape.gate_pre, &dgates, dx, grads, pool);
-        for (i, p) in self.projected.iter().enumerate() {
+        for (i, p) in self.convolved.iter().enumerate() {
             let mut dpre = pool.zeros(tape.pre[i].len());
             let s = ConvShape { taps: 0, ..self.conv_shape(p, tokens) };
-            call.ops.conv_backward(s, &tape.pre[i], &[], &[], &dprojected[i], &mut dpre, &mut []);
-            call.linear_backward(&p.weight, x, &dpre, Some(dx), grads);
+            call.ops.conv_backward(s, &tape.pre[i], &[], &[], &dconvolved[i], &mut dpre, &mut []);
+            p.project_backward(call, x, &dpre, dx, grads);
             pool.give(dpre);
         }
-        dprojected.into_iter().chain([dgates]).for_each(|buffer| pool.give(buffer));
+        dconvolved.into_iter().chain([dgates]).for_each(|buffer| pool.give(buffer));
     }
 }

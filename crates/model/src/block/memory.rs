@@ -51,24 +51,55 @@ pub(super) struct Wanted<'a> {
 pub(super) struct Flow<F> {
     /// `[H, state_len]`.
     pub state: Vec<F>,
-    /// Per projected input `[taps - 1, H * width]`.
+    /// Per convolved input `[taps - 1, H * width]`.
     pub tails: Vec<Vec<F>>,
 }
 
-/// One input that is projected and convolved.
-pub(super) struct Projected {
+/// One input that is convolved.
+pub(super) struct Convolved {
     width: usize,
+    silu: bool,
     unit: bool,
     taps: usize,
-    pub weight: Range<usize>,
+    /// Its projection; none for a share of the block's input.
+    weight: Option<Range<usize>>,
     conv: Range<usize>,
     tail: Range<usize>,
+}
+
+impl Convolved {
+    /// `x` through the projection, or as it is.
+    pub fn project<O: Ops>(&self, call: &Call<'_, O>, x: &[O::F], pre: &mut [O::F]) {
+        match &self.weight {
+            Some(weight) => call.linear(weight, x, pre),
+            None => pre.copy_from_slice(x),
+        }
+    }
+
+    /// Transpose of [`Convolved::project`].
+    pub fn project_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &[O::F],
+        dpre: &[O::F],
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+    ) {
+        match &self.weight {
+            Some(weight) => call.linear_backward(weight, x, dpre, Some(dx), grads),
+            None => super::add(dx, dpre),
+        }
+    }
+
+    fn weight_len(&self) -> usize {
+        self.weight.as_ref().map_or(0, Range::len)
+    }
 }
 
 /// Where the rule's n-th input comes from.
 #[derive(Clone, Copy)]
 pub(super) enum Slot {
-    Projected,
+    Convolved,
     Gate,
 }
 
@@ -79,7 +110,7 @@ pub(crate) struct Memory {
     pub(super) heads: usize,
     dims: Dims,
     pub(super) slots: Vec<Slot>,
-    pub(super) projected: Vec<Projected>,
+    pub(super) convolved: Vec<Convolved>,
     pub(super) gates: Vec<GateSpec>,
     pub(super) gate_weight: Range<usize>,
     pub(super) gate_bias: Range<usize>,
@@ -90,9 +121,9 @@ pub(crate) struct Memory {
 
 #[derive(Debug, Default)]
 pub(crate) struct MemoryTape<F> {
-    pre: Vec<Vec<F>>,    // per projected input: [T, H * width]
-    tails: Vec<Vec<F>>,  // per projected input: the convolution's tail before the call
-    inputs: Vec<Vec<F>>, // per projected input: [H, T, width]
+    pre: Vec<Vec<F>>,    // per convolved input: [T, H * width]
+    tails: Vec<Vec<F>>,  // per convolved input: the convolution's tail before the call
+    inputs: Vec<Vec<F>>, // per convolved input: [H, T, width]
     gate_pre: Vec<F>,    // [T, gates * H]
     gates: Vec<F>,       // per gate [H, T, width]
     saved: Vec<F>,       // [H, checkpoints, state_len]
@@ -119,7 +150,7 @@ impl Memory {
             heads,
             dims,
             slots: Vec::new(),
-            projected: Vec::new(),
+            convolved: Vec::new(),
             gates,
             gate_weight: 0..0,
             gate_bias: 0..0,
@@ -145,22 +176,21 @@ impl Memory {
 
     fn add_input(&mut self, b: &mut Builder<'_>, wanted: &Wanted<'_>, input: &Input) {
         let part = &wanted.part;
-        let unit = match input.activation {
-            Activation::Unit => true,
-            Activation::Silu => false,
-            // Every other input is a gate, see `gate_specs`.
-            _ => return self.slots.push(Slot::Gate),
-        };
+        // Every other input is a gate, see `gate_specs`.
+        if !input.activation.is_convolved() {
+            return self.slots.push(Slot::Gate);
+        }
+        let (unit, share) = (input.activation == Activation::Unit, input.activation == Activation::Share);
         let width = input.width.of(self.dims);
         let inner = self.heads * width;
-        self.slots.push(Slot::Projected);
-        let weight = b.weight(&format!("{part}.{}", input.name), b.width, inner);
+        self.slots.push(Slot::Convolved);
+        let weight = (!share).then(|| b.weight(&format!("{part}.{}", input.name), b.width, inner));
         let conv_name = format!("{}.{part}.{}.conv", b.prefix, input.name);
         let taps = if input.name == "q" { wanted.query_taps } else { wanted.taps };
         let conv = b.params.add(conv_name, &[taps, inner], Kind::Conv, Init::NewestTap(0.2));
         let tail_name = format!("{}.{}.{}.tail", b.prefix, wanted.state, input.name);
         let tail = b.state.add(tail_name, Content::Tensor(vec![taps.saturating_sub(1), inner]));
-        self.projected.push(Projected { width, unit, taps, weight, conv, tail });
+        self.convolved.push(Convolved { width, silu: !share, unit, taps, weight, conv, tail });
     }
 
     pub fn info(&self) -> MemoryInfo {
@@ -178,9 +208,9 @@ impl Memory {
         self.heads * self.gates.iter().map(|g| g.width).sum::<usize>()
     }
 
-    pub(super) fn conv_shape(&self, p: &Projected, tokens: usize) -> ConvShape {
+    pub(super) fn conv_shape(&self, p: &Convolved, tokens: usize) -> ConvShape {
         let heads = HeadShape { tokens, heads: self.heads, width: p.width };
-        ConvShape { heads, taps: p.taps, silu: true, unit: p.unit }
+        ConvShape { heads, taps: p.taps, silu: p.silu, unit: p.unit }
     }
 
     pub(super) fn scan_shape(&self, call_tokens: usize, pos: u64) -> ScanShape {
@@ -197,12 +227,12 @@ impl Memory {
     ) -> Result<()> {
         let tokens = call.tokens;
         for list in [&mut tape.pre, &mut tape.tails, &mut tape.inputs] {
-            list.resize_with(self.projected.len(), Vec::new);
+            list.resize_with(self.convolved.len(), Vec::new);
         }
-        for (i, p) in self.projected.iter().enumerate() {
+        for (i, p) in self.convolved.iter().enumerate() {
             let channels = self.heads * p.width;
             let (pre, input) = (fit(&mut tape.pre[i], tokens * channels), &mut tape.inputs[i]);
-            call.linear(&p.weight, x, pre);
+            p.project(call, x, pre);
             let w = &call.params[p.conv.clone()];
             call.ops.conv_forward(self.conv_shape(p, tokens), pre, w, &state[p.tail.clone()], fit(input, pre.len()));
             if call.record {
@@ -243,8 +273,8 @@ impl Memory {
 
     /// A flow of zeros: nothing after the call depends on its state.
     pub fn no_flow<F: Scalar>(&self, pool: &mut Pool<F>) -> Flow<F> {
-        let tail = |p: &Projected| pool.zeros(p.tail.len());
-        let tails = self.projected.iter().map(tail).collect();
+        let tail = |p: &Convolved| pool.zeros(p.tail.len());
+        let tails = self.convolved.iter().map(tail).collect();
         Flow { state: pool.zeros(self.heads * self.state_len), tails }
     }
 
@@ -280,34 +310,34 @@ impl Memory {
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
         let tokens = call.tokens;
-        let mut dprojected: Vec<Vec<O::F>> = tape.inputs.iter().map(|v| pool.zeros(v.len())).collect();
+        let mut dconvolved: Vec<Vec<O::F>> = tape.inputs.iter().map(|v| pool.zeros(v.len())).collect();
         let mut dgates = pool.zeros(tape.gates.len());
         {
             let rows = tokens * self.heads;
             let inputs = inputs(&self.slots, &self.gates, rows, &tape.inputs, &tape.gates);
-            let mut dinputs = inputs_mut(&self.slots, &self.gates, rows, &mut dprojected, &mut dgates);
+            let mut dinputs = inputs_mut(&self.slots, &self.gates, rows, &mut dconvolved, &mut dgates);
             let s = self.scan_shape(tokens, call.pos);
             call.ops
                 .scan_backward(&self.rule, s, &inputs, &tape.saved, dy, &mut dinputs, &mut flow.state)
                 .map_err(|source| Error::Core { place: self.place.clone(), source })?;
         }
         self.gates_backward(call, x, &tape.gate_pre, &dgates, dx, grads, pool);
-        for (i, p) in self.projected.iter().enumerate() {
+        for (i, p) in self.convolved.iter().enumerate() {
             let mut dpre = pool.zeros(tape.pre[i].len());
             match flow.tails.get_mut(i) {
                 Some(dtail) if !dtail.is_empty() => {
-                    self.tailed_conv_backward(call, i, tape, &dprojected[i], dtail, &mut dpre, grads, pool);
+                    self.tailed_conv_backward(call, i, tape, &dconvolved[i], dtail, &mut dpre, grads, pool);
                 }
                 _ => {
                     let (w, dw) = (&call.params[p.conv.clone()], &mut grads[p.conv.clone()]);
                     let s = self.conv_shape(p, tokens);
-                    call.ops.conv_backward(s, &tape.pre[i], w, &tape.tails[i], &dprojected[i], &mut dpre, dw);
+                    call.ops.conv_backward(s, &tape.pre[i], w, &tape.tails[i], &dconvolved[i], &mut dpre, dw);
                 }
             }
-            call.linear_backward(&p.weight, x, &dpre, Some(dx), grads);
+            p.project_backward(call, x, &dpre, dx, grads);
             pool.give(dpre);
         }
-        dprojected.into_iter().chain([dgates]).for_each(|buffer| pool.give(buffer));
+        dconvolved.into_iter().chain([dgates]).for_each(|buffer| pool.give(buffer));
         Ok(())
     }
 
@@ -342,7 +372,7 @@ impl Memory {
         grads: &mut [O::F],
         pool: &mut Pool<O::F>,
     ) {
-        let p = &self.projected[i];
+        let p = &self.convolved[i];
         let (tokens, before) = (call.tokens, p.taps - 1);
         let s = self.conv_shape(p, before + tokens);
         let mut x = pool.take(s.heads.len());
@@ -365,7 +395,7 @@ impl Memory {
     /// Mean of each gate over heads and tokens of the recorded call, by the name of its input.
     pub fn gate_means<F: Scalar>(&self, tape: &MemoryTape<F>) -> Vec<(&'static str, f64)> {
         let names = self.rule.inputs();
-        let gates = names.iter().filter(|i| !matches!(i.activation, Activation::Unit | Activation::Silu));
+        let gates = names.iter().filter(|i| !i.activation.is_convolved());
         let rows = tape.gates.len() / self.gates.iter().map(|g| g.width).sum::<usize>().max(1);
         let mut rest = tape.gates.as_slice();
         let mean = |(input, gate): (&Input, &GateSpec)| {
@@ -388,13 +418,13 @@ impl Memory {
 
     /// Projections and gates, and two operations for every number of the state.
     pub fn read_flops(&self) -> f64 {
-        let weights: usize = self.projected.iter().map(|p| p.weight.len()).sum();
+        let weights: usize = self.convolved.iter().map(Convolved::weight_len).sum();
         2.0 * (weights + self.gate_weight.len() + self.state.len()) as f64
     }
 
     /// Projections, convolutions, gates, and the rule on every head.
     pub fn flops(&self) -> f64 {
-        let weights: usize = self.projected.iter().map(|p| p.weight.len() + p.conv.len()).sum();
+        let weights: usize = self.convolved.iter().map(|p| p.weight_len() + p.conv.len()).sum();
         2.0 * (weights + self.gate_weight.len()) as f64 + self.heads as f64 * self.rule.flops(self.dims)
     }
 }
@@ -404,12 +434,12 @@ pub(super) fn inputs<'a, F>(
     slots: &[Slot],
     gates: &[GateSpec],
     rows: usize,
-    projected: &'a [Vec<F>],
+    convolved: &'a [Vec<F>],
     values: &'a [F],
 ) -> PerInput<&'a [F]> {
-    let (mut projected, mut gates, mut rest) = (projected.iter(), gates.iter(), values);
+    let (mut convolved, mut gates, mut rest) = (convolved.iter(), gates.iter(), values);
     let pick = |s: &Slot| match s {
-        Slot::Projected => projected.next().expect("one buffer per projected input").as_slice(),
+        Slot::Convolved => convolved.next().expect("one buffer per convolved input").as_slice(),
         Slot::Gate => {
             let (part, tail) = rest.split_at(rows * gates.next().expect("one spec per gate").width);
             rest = tail;
@@ -424,12 +454,12 @@ pub(super) fn inputs_mut<'a, F>(
     slots: &[Slot],
     gates: &[GateSpec],
     rows: usize,
-    projected: &'a mut [Vec<F>],
+    convolved: &'a mut [Vec<F>],
     values: &'a mut [F],
 ) -> PerInput<&'a mut [F]> {
-    let (mut projected, mut gates, mut rest) = (projected.iter_mut(), gates.iter(), values);
+    let (mut convolved, mut gates, mut rest) = (convolved.iter_mut(), gates.iter(), values);
     let pick = |s: &Slot| match s {
-        Slot::Projected => projected.next().expect("one buffer per projected input").as_mut_slice(),
+        Slot::Convolved => convolved.next().expect("one buffer per convolved input").as_mut_slice(),
         Slot::Gate => {
             let width = gates.next().expect("one spec per gate").width;
             let (part, tail) = std::mem::take(&mut rest).split_at_mut(rows * width);

@@ -149,7 +149,7 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
                 let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
                 x.iter_mut().for_each(|x| *x /= norm);
             }),
-            Activation::Silu => {}
+            Activation::Silu | Activation::Share => {}
             Activation::Softmax => data.chunks_mut(width).for_each(|x| {
                 x.iter_mut().for_each(|x| *x = x.exp());
                 let sum = x.iter().sum::<f32>();

@@ -9,7 +9,7 @@ use crate::run_config::{RunConfig, TrainConfig};
 use crate::stream::Stream;
 use crate::trainer::Trainer;
 use hecate_model::ModelConfig;
-use hecate_model::config::{AttentionConfig, BlockConfig, ChannelConfig, MixerConfig};
+use hecate_model::config::{AttentionConfig, BlockConfig, MixerConfig};
 use hecate_model::optim::{AnyOptimizer, Schedule};
 use serde_json::{Value, json};
 

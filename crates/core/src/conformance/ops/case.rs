@@ -357,7 +357,7 @@ fn scan_arguments(rule: &AnyRule, s: ScanShape, random: &mut Random) -> Vec<Argu
         let width = input.width.of(s.dims);
         let n = s.heads * s.tokens * width;
         let mut values: Vec<f64> = match input.activation {
-            Activation::Unit | Activation::Silu => (0..n).map(|_| random.uniform(-1.0, 1.0)).collect(),
+            activation if activation.is_convolved() => (0..n).map(|_| random.uniform(-1.0, 1.0)).collect(),
             _ => made.by_ref().take(n).map(|x| f64::from(x as f32)).collect(),
         };
         if input.activation == Activation::Unit {

@@ -18,7 +18,7 @@ use crate::scalar::{Dual, Scalar};
 
 /// One association and how it counts.
 #[derive(Clone, Copy)]
-pub(super) struct Pair<'a, F> {
+pub(crate) struct Pair<'a, F> {
     pub k: &'a [F],
     pub v: &'a [F],
     pub threshold: F,
@@ -30,7 +30,7 @@ pub(super) struct Pair<'a, F> {
 
 /// Gradients of a [`Pair`].
 #[derive(Clone, Debug)]
-pub(super) struct DPair<F> {
+pub(crate) struct DPair<F> {
     pub k: Vec<F>,
     pub v: Vec<F>,
     pub threshold: F,
@@ -50,7 +50,7 @@ struct Parts<F> {
 
 impl Miras {
     /// `M(W, phi(k))`, with the residual connection if the structure has one.
-    pub(super) fn predict<F: Scalar>(&self, plan: &Plan, w: &[F], phi: &[F], k: &[F]) -> Vec<F> {
+    pub(crate) fn predict<F: Scalar>(&self, plan: &Plan, w: &[F], phi: &[F], k: &[F]) -> Vec<F> {
         let mut p = vec![F::zero(); plan.d.dv];
         with_structure!(&self.structure, s => {
             s.forward(plan.inner, w, phi, &mut p);
@@ -61,14 +61,14 @@ impl Miras {
         p
     }
 
-    pub(super) fn features<F: Scalar>(&self, plan: &Plan, k: &[F], coefficients: &[F]) -> Vec<F> {
+    pub(crate) fn features<F: Scalar>(&self, plan: &Plan, k: &[F], coefficients: &[F]) -> Vec<F> {
         let mut phi = vec![F::zero(); plan.inner.dk];
         with_features!(&self.features, f => f.forward(k, coefficients, &mut phi));
         phi
     }
 
     /// Transpose of [`Miras::features`] for input `i`, a key or a query: adds into its gradient and the coefficients'.
-    pub(super) fn features_backward<F: Scalar>(
+    pub(crate) fn features_backward<F: Scalar>(
         &self,
         plan: &Plan,
         slots: &Slots,
@@ -106,7 +106,7 @@ impl Miras {
     }
 
     /// Adds `gamma * (dM/dW)^T r` into `g`.
-    pub(super) fn add_gradient<F: Scalar>(
+    pub(crate) fn add_gradient<F: Scalar>(
         &self,
         plan: &Plan,
         w: &[F],
@@ -121,7 +121,7 @@ impl Miras {
     }
 
     /// Transpose of [`Miras::add_gradient`]: adds into `dw` and `dcoefficients`, gives the gradients of the pair.
-    pub(super) fn add_gradient_backward<F: Scalar>(
+    pub(crate) fn add_gradient_backward<F: Scalar>(
         &self,
         plan: &Plan,
         w: &[F],

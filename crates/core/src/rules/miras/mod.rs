@@ -16,7 +16,7 @@
 
 mod cost;
 mod divergence;
-mod gradient;
+pub(crate) mod gradient;
 pub(crate) mod knob;
 mod newton;
 pub(crate) mod plan;

@@ -99,7 +99,8 @@ macro_rules! names {
         ]
     };
 }
-type Names = [&'static str; 9];
+pub(crate) use names;
+pub(crate) type Names = [&'static str; 9];
 const GLOBAL: [Names; 2] = [names!("V_"), names!("anchor_V_")];
 const LOCAL: [[Names; 2]; MOST_LOCALS] = [
     [names!("L1_"), names!("anchor_L1_")],

@@ -71,6 +71,36 @@ impl Mlp {
         }
         (inputs, outputs)
     }
+
+    /// What each tensor is multiplied with where the memory sees `x`, from the output.
+    pub(crate) fn layer_inputs<F: Scalar>(&self, d: Dims, w: &[F], x: &[F]) -> Vec<Vec<F>> {
+        self.layers(d, w, x).0
+    }
+
+    /// Transpose of [`Mlp::layer_inputs`]; adds into `dw` and `dx`.
+    pub(crate) fn layer_inputs_backward<F: Scalar>(
+        &self,
+        d: Dims,
+        w: &[F],
+        x: &[F],
+        dinputs: &[Vec<F>],
+        dw: &mut [F],
+        dx: &mut [F],
+    ) {
+        let weights = self.split(d, w);
+        let (inputs, outputs) = self.layers(d, w, x);
+        let mut dh = dinputs[0].clone();
+        let mut rest = &mut dw[weights[0].len()..];
+        for i in 1..self.layers {
+            let (here, behind) = rest.split_at_mut(weights[i].len());
+            rest = behind;
+            let dz: Vec<F> = dh.iter().zip(&outputs[i]).map(|(&dh, &z)| dh * self.activation.slope(z)).collect();
+            add_outer(here, F::one(), &dz, &inputs[i]);
+            dh = apply_transposed(weights[i], &dz);
+            add_scaled(&mut dh, F::one(), &dinputs[i]);
+        }
+        add_scaled(dx, F::one(), &dh);
+    }
 }
 
 impl Structure for Mlp {
