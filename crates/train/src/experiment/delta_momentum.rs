@@ -104,7 +104,7 @@ impl Setup {
             let at = [params.data[place.start], params.data[place.start + 1]];
             let moved = stepper.values_mut("m.x").expect("its momentum").iter().map(|m| m * m).sum::<f64>().sqrt();
             let value = valley.value(at);
-            if !(value < 1e12) {
+            if !value.is_finite() || value > 1e12 {
                 return None;
             }
             if value < 1e-6 && moved < 1e-3 {
