@@ -21,6 +21,7 @@ mod orthogonal;
 mod pointwise;
 pub(crate) mod rank_one;
 mod rows;
+pub(crate) mod self_modifying;
 mod shape;
 mod token;
 mod transpose;

@@ -35,8 +35,8 @@ use std::ops::Range;
 
 /// Gradients of what a [`Frame`] holds, and space for products.
 pub(super) struct Work<'a> {
-    h: &'a mut [f32],
-    back: &'a mut [f32],
+    pub h: &'a mut [f32],
+    pub back: &'a mut [f32],
     z: &'a mut [f32],
     g: &'a mut [f32],
     zq: &'a mut [f32],
@@ -45,8 +45,8 @@ pub(super) struct Work<'a> {
     c: Coefficients<'a>,
     wz: &'a mut [f32],
     ws: &'a mut [f32],
-    keys: &'a mut [f32],
-    values: &'a mut [f32],
+    pub keys: &'a mut [f32],
+    pub values: &'a mut [f32],
     thresholds: &'a mut [f32],
     r: &'a mut [f32],
     p: &'a mut [f32],
@@ -356,7 +356,7 @@ impl Engine<'_> {
     }
 
     /// Transpose of [`Engine::gradients`] at the anchor, whose gradient is added into.
-    fn gradients_backward(
+    pub fn gradients_backward(
         &self,
         x: &Tokens<'_>,
         anchor: &[f32],
