@@ -25,6 +25,7 @@ mod pairs;
 pub(in crate::kernels) mod pointwise;
 pub(crate) mod rank_one;
 mod rows;
+pub(crate) mod self_modifying;
 mod shape;
 mod token;
 mod transpose;

@@ -51,6 +51,14 @@ impl Net {
         Self { of, shape }
     }
 
+    /// Its structure and its loss, as settings of the generic rule.
+    pub(crate) fn rule(&self) -> &Miras {
+        &self.of
+    }
+    /// Its size.
+    pub(crate) fn dims(&self) -> Dims {
+        self.shape.d
+    }
     /// Number of weights.
     pub(crate) fn len(&self) -> usize {
         self.shape.weights()

@@ -22,8 +22,8 @@
 //! with the memory, and it would learn to answer more with every token. `targets = "raw"` is the printed form. So is
 //! `norm = false` for a perceptron, which here is normalised as that of `mlp`.
 
-mod memory;
-mod plan;
+pub(crate) mod memory;
+pub(crate) mod plan;
 mod token;
 
 use super::miras::RateScale;
@@ -31,6 +31,7 @@ use super::miras::bias::{self, AnyBias};
 use super::miras::smooth::Activation as Hidden;
 use super::miras::structure::{self, AnyStructure, Structure, with_structure};
 use crate::error::{Error, Result};
+use crate::kernel::Kernel;
 use crate::rule::{About, Activation, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width, input};
 use crate::scalar::Scalar;
 use plan::Plan;
@@ -146,7 +147,7 @@ const X: Input = Input {
 };
 
 impl SelfModifying {
-    fn is_linear(&self) -> bool {
+    pub(crate) fn is_linear(&self) -> bool {
         with_structure!(&self.structure, s => s.is_linear())
     }
 
@@ -155,7 +156,7 @@ impl SelfModifying {
     }
 
     /// What makes the step size about 0.05 at the start, without chunks.
-    fn rate_bias(&self) -> f64 {
+    pub(crate) fn rate_bias(&self) -> f64 {
         self.rate_bias.unwrap_or(if self.is_linear() { -3.0 } else { 0.0 })
     }
 
@@ -168,6 +169,7 @@ impl SelfModifying {
 
 impl MemoryRule for SelfModifying {
     const NAME: &'static str = "self_modifying";
+    const KERNELS: &'static [Kernel<Self>] = crate::kernels::miras::self_modifying::KERNELS;
 
     fn name(&self) -> &'static str {
         self.name

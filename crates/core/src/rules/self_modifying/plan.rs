@@ -1,7 +1,7 @@
 //! Which memories there are, where they lie in the state, and the ranges of their gates.
 
 use super::memory::Net;
-use super::SelfModifying;
+use super::{Precond, SelfModifying};
 use crate::rule::{Dims, Start, StateTensor};
 use crate::rules::miras::RateScale;
 use crate::rules::miras::structure::{AnyStructure, Mlp};
@@ -103,6 +103,15 @@ impl<'a> Plan<'a> {
     /// What a memory is made of.
     pub(crate) fn net(&self, m: &Place) -> &Net {
         if m.role.is_gate() { &self.gate } else { &self.wide }
+    }
+
+    /// For tensor `i` of `n`, from the output: whether it erases.
+    pub(crate) fn erases(&self, i: usize, n: usize) -> bool {
+        match self.rule.precond {
+            Precond::PerLayer => true,
+            Precond::FirstOnly => i + 1 == n,
+            Precond::None => false,
+        }
     }
 
     /// The memory of that role, which there must be.

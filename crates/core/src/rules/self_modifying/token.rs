@@ -2,7 +2,7 @@
 
 use super::memory::{self, Gates, Step, soft, soft_backward, unit, unit_backward};
 use super::plan::{Place, Plan, Role};
-use super::{Momentum, Precond, Targets};
+use super::{Momentum, Targets};
 use crate::rules::matrix::add_scaled;
 use crate::scalar::Scalar;
 
@@ -102,15 +102,6 @@ impl Plan<'_> {
 
     fn target<F: Scalar>(&self, answer: &[F]) -> Vec<F> {
         if self.rule.targets == Targets::Soft { soft(answer) } else { answer.to_vec() }
-    }
-
-    /// For tensor `i` of `n`, from the output: whether it erases.
-    fn erases(&self, i: usize, n: usize) -> bool {
-        match self.rule.precond {
-            Precond::PerLayer => true,
-            Precond::FirstOnly => i + 1 == n,
-            Precond::None => false,
-        }
     }
 
     pub(super) fn write<F: Scalar>(&self, pos: u64, x: &[&[F]], state: &mut [F]) {

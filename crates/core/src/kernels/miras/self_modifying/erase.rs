@@ -1,0 +1,296 @@
+//! One tensor over a block of n tokens whose steps erase: no state is formed per token.
+//!
+//! With the inputs `h_t` of its layer and what flows back into its results, `b_t`, both at the anchor, and the erased
+//! directions `z_t`, of which `h_t` is `l_t` times (`z = h` and `l = 1` for keys), a step is of rank one:
+//!
+//! ```text
+//! W_t = retain_t W_{t-1} + c_t z_t^T,   c_t = -rate_t (p_t + l_t b_t),   p_t = W_{t-1} z_t
+//! A_ts = prod_{s < m <= t} retain_m
+//! p_t = A_{t-1,0} W_0 z_t + sum_{s<t} m_ts c_s,   m_ts = A_{t-1,s} z_t . z_s       a triangular solve
+//! W_n = A_n0 W_0 + sum_t A_nt c_t z_t^T
+//! ```
+//!
+//! A layer that erases nothing has `c_t = -rate_t b_t` and `z = h`. On the way back, with `D` the gradient of `W_n`:
+//!
+//! ```text
+//! dc_t = A_nt D z_t + sum_{i>t} m_it dp_i,   dp_t = -rate_t dc_t                   the transposed solve
+//! db_t = -rate_t l_t dc_t,   dl_t = -rate_t b_t . dc_t,   drate_t = -dc_t . (p_t + l_t b_t)
+//! dm = dp c^T below the diagonal;   dz_t = A_nt D^T c_t + A_{t-1,0} W_0^T dp_t + (products with the gradient of m)
+//! dW_0 = A_n0 D + sum_t A_{t-1,0} dp_t z_t^T
+//! ```
+
+use super::super::frame::{cut, room};
+use super::super::pointwise as rows;
+use super::super::rows::{Rows, add_mixed, add_mixed_back, add_outer, among, apply, apply_back};
+use super::super::shape::Layer;
+use super::point;
+use crate::kernels::gemm::Start;
+use crate::simd::Isa;
+
+/// What a layer erases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Erase {
+    /// Nothing.
+    Nothing,
+    /// In the direction of its input.
+    Input,
+    /// In that direction, at unit length.
+    Unit,
+}
+
+/// Products of decays, `[n + 1, n + 1]`: `A_ts` for `s <= t`.
+pub(super) fn decays(retain: &[f32], a: &mut [f32]) {
+    let side = retain.len() + 1;
+    for t in 0..side {
+        for s in 0..t {
+            a[t * side + s] = retain[t - 1] * a[(t - 1) * side + s];
+        }
+        a[t * side + t] = 1.0;
+    }
+}
+
+/// Transpose of [`decays`]; adds into `dretain`, and `da` is lost.
+pub(super) fn decays_backward(retain: &[f32], a: &[f32], da: &mut [f32], dretain: &mut [f32]) {
+    let side = retain.len() + 1;
+    for t in (1..side).rev() {
+        for s in 0..t {
+            let d = da[t * side + s];
+            dretain[t - 1] += d * a[(t - 1) * side + s];
+            da[(t - 1) * side + s] += retain[t - 1] * d;
+        }
+    }
+}
+
+/// One tensor and the gates of its memory over a block.
+#[derive(Clone, Copy)]
+pub(super) struct Tensor<'a> {
+    pub isa: Isa,
+    pub rows: Rows,
+    pub layer: &'a Layer,
+    pub erase: Erase,
+    pub rate: &'a [f32],
+    /// See [`decays`].
+    pub a: &'a [f32],
+}
+
+/// What the steps of a block are made of.
+pub(super) struct Steps<'a> {
+    z: &'a mut [f32],
+    length: &'a mut [f32],
+    inverse: &'a mut [f32],
+    /// `W_0 z`.
+    q: &'a mut [f32],
+    p: &'a mut [f32],
+    c: &'a mut [f32],
+    gram: &'a mut [f32],
+    m: &'a mut [f32],
+    /// Weights of rows, and rows of the widest kind.
+    by: &'a mut [f32],
+    space: &'a mut [f32],
+}
+
+/// Gradients of [`Steps`].
+pub(super) struct DSteps<'a> {
+    z: &'a mut [f32],
+    p: &'a mut [f32],
+    c: &'a mut [f32],
+    m: &'a mut [f32],
+    by: &'a mut [f32],
+    length: &'a mut [f32],
+}
+
+impl<'a> Steps<'a> {
+    fn lens(n: usize, widest: usize) -> [usize; 10] {
+        let (row, square) = (n * widest, n * n);
+        [row, n, n, row, row, row, square, square, n, row]
+    }
+    /// Values of its buffer.
+    pub fn len(n: usize, widest: usize) -> usize {
+        room(Self::lens(n, widest))
+    }
+    pub fn new(n: usize, widest: usize, buffer: &'a mut [f32]) -> Self {
+        let [z, length, inverse, q, p, c, gram, m, by, space] = cut(buffer, Self::lens(n, widest));
+        Self { z, length, inverse, q, p, c, gram, m, by, space }
+    }
+}
+
+impl<'a> DSteps<'a> {
+    fn lens(n: usize, widest: usize) -> [usize; 6] {
+        let row = n * widest;
+        [row, row, row, n * n, n, n]
+    }
+    /// Values of its buffer.
+    pub fn len(n: usize, widest: usize) -> usize {
+        room(Self::lens(n, widest))
+    }
+    pub fn new(n: usize, widest: usize, buffer: &'a mut [f32]) -> Self {
+        let [z, p, c, m, by, length] = cut(buffer, Self::lens(n, widest));
+        Self { z, p, c, m, by, length }
+    }
+}
+
+impl Tensor<'_> {
+    fn n(&self) -> usize {
+        self.rate.len()
+    }
+    /// `A_ts`.
+    fn kept(&self, t: usize, s: usize) -> f32 {
+        self.a[t * (self.n() + 1) + s]
+    }
+    /// `A_nt` of the tokens, counted from one.
+    fn tails(&self, by: &mut [f32]) {
+        let n = self.n();
+        by.iter_mut().enumerate().for_each(|(t, by)| *by = self.kept(n, t + 1));
+    }
+
+    /// The steps of a block from `w` before it: `h [n, columns]`, `b [n, rows]`.
+    fn steps(&self, w: &[f32], h: &[f32], b: &[f32], f: &mut Steps<'_>) {
+        let (l, isa, n) = (self.layer, self.isa, self.n());
+        let (inputs, results) = (n * l.columns, n * l.rows);
+        let z = &mut f.z[..inputs];
+        if self.erase == Erase::Unit {
+            point::unit(isa, l.columns, h, z, f.inverse);
+            f.length.iter_mut().zip(&*f.inverse).for_each(|(l, i)| *l = 1.0 / i);
+        } else {
+            z.copy_from_slice(h);
+            f.length.fill(1.0);
+        }
+        if self.erase == Erase::Nothing {
+            f.by.iter_mut().zip(self.rate).for_each(|(by, rate)| *by = -rate);
+            return rows::scale_rows(isa, l.rows, f.by, b, &mut f.c[..results]);
+        }
+        apply(isa, self.rows, l, w, z, &mut f.q[..results], Start::Zero);
+        f.by.iter_mut().enumerate().for_each(|(t, by)| *by = self.kept(t, 0));
+        rows::scale_rows(isa, l.rows, f.by, &f.q[..results], &mut f.p[..results]);
+        if n > 1 {
+            among(isa, l.columns, z, z, f.gram, Start::Zero);
+        }
+        for t in 0..n {
+            for s in 0..t {
+                f.m[t * n + s] = self.kept(t, s + 1) * f.gram[t * n + s];
+            }
+        }
+        point::solve(isa, l.rows, f.m, self.rate, f.length, b, &mut f.p[..results], &mut f.c[..results]);
+    }
+
+    /// `w` from before a block to behind it.
+    pub fn advance(&self, h: &[f32], b: &[f32], w: &mut [f32], f: &mut Steps<'_>) {
+        let (l, n) = (self.layer, self.n());
+        self.steps(w, h, b, f);
+        self.tails(f.by);
+        let space = &mut f.space[..n * l.rows];
+        rows::scale_rows(self.isa, l.rows, f.by, &f.c[..n * l.rows], space);
+        rows::scale(self.isa, self.kept(n, 0), w);
+        add_outer(self.isa, l, space, &f.z[..n * l.columns], w);
+    }
+
+    /// Transpose of [`Tensor::advance`] from `w` before the block; `dw` in place. Adds into `dh`, `db`, `drate` and the
+    /// gradient `da` of the decays.
+    pub fn advance_backward(
+        &self,
+        h: &[f32],
+        b: &[f32],
+        w: &[f32],
+        f: &mut Steps<'_>,
+        d: &mut DSteps<'_>,
+        dw: &mut [f32],
+        (dh, db): (&mut [f32], &mut [f32]),
+        (drate, da): (&mut [f32], &mut [f32]),
+    ) {
+        let (l, isa, n) = (self.layer, self.isa, self.n());
+        let (inputs, results, side) = (n * l.columns, n * l.rows, n + 1);
+        self.steps(w, h, b, f);
+        let (z, c, space) = (&f.z[..inputs], &f.c[..results], &mut f.space[..n * l.rows]);
+        let (dz, dc) = (&mut d.z[..inputs], &mut d.c[..results]);
+
+        // The end of the block.
+        self.tails(f.by);
+        apply(isa, self.rows, l, dw, z, space, Start::Zero);
+        d.by.fill(0.0);
+        point::dots(isa, l.rows, space, c, d.by);
+        (0..n).for_each(|t| da[n * side + t + 1] += d.by[t]);
+        rows::scale_rows(isa, l.rows, f.by, space, dc);
+        rows::scale_rows(isa, l.rows, f.by, c, space);
+        apply_back(isa, l, dw, space, dz, Start::Zero);
+        let mut dot = 0.0;
+        rows::inner(isa, dw, w, &mut dot);
+        da[n * side] += dot;
+        rows::scale(isa, self.kept(n, 0), dw);
+
+        if self.erase == Erase::Nothing {
+            d.by.fill(0.0);
+            point::dots(isa, l.rows, dc, b, d.by);
+            drate.iter_mut().zip(&*d.by).for_each(|(d, by)| *d -= by);
+            f.by.iter_mut().zip(self.rate).for_each(|(by, rate)| *by = -rate);
+            rows::scale_rows(isa, l.rows, f.by, dc, space);
+            rows::add_scaled(isa, 1.0, space, db);
+            return rows::add_scaled(isa, 1.0, dz, dh);
+        }
+        self.solve_backward(b, f, d, db, drate);
+        self.start_backward(w, f, d, dw, da);
+        self.input_backward(h, f, d, dh);
+    }
+
+    /// Transpose of the solve: adds into `db` and `drate`.
+    fn solve_backward(&self, b: &[f32], f: &mut Steps<'_>, d: &mut DSteps<'_>, db: &mut [f32], drate: &mut [f32]) {
+        let (l, isa, n) = (self.layer, self.isa, self.n());
+        let results = n * l.rows;
+        let (dc, dp) = (&mut d.c[..results], &mut d.p[..results]);
+        point::solve_backward(isa, l.rows, f.m, self.rate, dc, dp);
+        d.by.fill(0.0);
+        point::dots(isa, l.rows, dc, &f.p[..results], d.by);
+        drate.iter_mut().zip(&*d.by).for_each(|(d, by)| *d -= by);
+        d.by.fill(0.0);
+        point::dots(isa, l.rows, dc, b, d.by);
+        for t in 0..n {
+            drate[t] -= f.length[t] * d.by[t];
+            d.length[t] = -self.rate[t] * d.by[t];
+        }
+        let space = &mut f.space[..results];
+        rows::scale_rows(isa, l.rows, f.length, dp, space);
+        rows::add_scaled(isa, 1.0, space, db);
+    }
+
+    /// From p to the weights before the block, the decays and the directions.
+    fn start_backward(&self, w: &[f32], f: &mut Steps<'_>, d: &mut DSteps<'_>, dw: &mut [f32], da: &mut [f32]) {
+        let (l, isa, n) = (self.layer, self.isa, self.n());
+        let (inputs, results, side) = (n * l.columns, n * l.rows, n + 1);
+        let (z, dp, dz) = (&f.z[..inputs], &d.p[..results], &mut d.z[..inputs]);
+        d.by.fill(0.0);
+        point::dots(isa, l.rows, dp, &f.q[..results], d.by);
+        (0..n).for_each(|t| da[t * side] += d.by[t]);
+        f.by.iter_mut().enumerate().for_each(|(t, by)| *by = self.kept(t, 0));
+        let space = &mut f.space[..results];
+        rows::scale_rows(isa, l.rows, f.by, dp, space);
+        add_outer(isa, l, space, z, dw);
+        apply_back(isa, l, w, space, dz, Start::Current);
+        if n == 1 {
+            return;
+        }
+        among(isa, l.rows, dp, &f.c[..results], d.m, Start::Zero);
+        for t in 0..n {
+            for s in 0..t {
+                let dm = d.m[t * n + s];
+                da[t * side + s + 1] += dm * f.gram[t * n + s];
+                d.m[t * n + s] = dm * self.kept(t, s + 1);
+            }
+            d.m[t * n + t..(t + 1) * n].fill(0.0);
+        }
+        add_mixed(isa, l.columns, d.m, z, dz);
+        add_mixed_back(isa, l.columns, d.m, z, dz);
+    }
+
+    /// From directions and lengths to the inputs of the layer.
+    fn input_backward(&self, h: &[f32], f: &mut Steps<'_>, d: &mut DSteps<'_>, dh: &mut [f32]) {
+        let (l, isa) = (self.layer, self.isa);
+        let dz = &d.z[..self.n() * l.columns];
+        if self.erase != Erase::Unit {
+            return rows::add_scaled(isa, 1.0, dz, dh);
+        }
+        point::unit_backward(isa, l.columns, h, f.inverse, dz, dh);
+        // The length's own derivative is the direction.
+        for (t, (row, z)) in dh.chunks_exact_mut(l.columns).zip(f.z.chunks_exact(l.columns)).enumerate() {
+            rows::add_scaled(isa, d.length[t], z, row);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Kernels of [`SelfModifying`]: all memories over blocks of tokens that no anchor divides.
+//!
+//! Inside of a block anchors stand still, so that keys, values, gates, targets, reads and gradients of all its tokens are
+//! products of matrices: those of the frozen kernels beside this folder, a memory at a time. What they do to the weights
+//! is no sum, since every step erases what the steps before it wrote; see [`erase`] for the way through.
+
+mod block;
+mod erase;
+mod point;
+mod transpose;
+
+use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
+use crate::rule::Dims;
+use crate::rules::SelfModifying;
+use crate::rules::self_modifying::Momentum;
+use crate::scan::{CHECKPOINT_TOKENS, PerInput};
+use block::{Block, Known, Pass, Space};
+
+/// Tokens of a block at most.
+const MOST_TOKENS: usize = 64;
+/// Shortest chunk at which blocks are worth their setting up.
+const LEAST_CHUNK: usize = 4;
+
+/// The kernels, in order of measured speed.
+pub(crate) const KERNELS: &[Kernel<SelfModifying>] = &[
+    Kernel {
+        name: "blocks",
+        about: "all tokens under one anchor at once, their erasing steps through a triangular solve",
+        canonical: false,
+        is_available: |rule, _| covers(rule) && rule.chunk.min(rule.chunk_memory) >= LEAST_CHUNK,
+        forward: forward::<MOST_TOKENS>,
+        backward,
+        read,
+    },
+    Kernel {
+        name: "token",
+        about: "one token after the other; blocks backward",
+        canonical: true,
+        is_available: |rule, _| covers(rule),
+        forward: forward::<1>,
+        backward,
+        read,
+    },
+];
+
+/// True for the settings that the kernels know.
+fn covers(rule: &SelfModifying) -> bool {
+    rule.momentum == Momentum::None
+}
+
+/// `(first, count)` of the blocks of a sequence: no anchor and no kept state divides them.
+fn blocks(rule: &SelfModifying, pos: u64, tokens: usize, most: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let (chunks, mut first) = ([rule.chunk as u64, rule.chunk_memory as u64], 0);
+    std::iter::from_fn(move || {
+        let rest = chunks.map(|c| usize::try_from(c - (pos + first as u64) % c).unwrap_or(usize::MAX));
+        let kept = CHECKPOINT_TOKENS - first % CHECKPOINT_TOKENS;
+        let count = (tokens - first).min(most).min(kept).min(rest[0]).min(rest[1]);
+        first += count;
+        (count > 0).then_some((first - count, count))
+    })
+}
+
+/// A block of a sequence.
+fn part(seq: Sequence<'_, f32>, first: usize, count: usize) -> Block<'_> {
+    let inputs = seq.rows(first, count);
+    Block { count, pos: seq.pos + first as u64, x: inputs[0], q: inputs.get(1).copied() }
+}
+
+/// See [`Kernel::forward`].
+fn forward<const MOST: usize>(
+    rule: &SelfModifying,
+    d: Dims,
+    seq: Sequence<'_, f32>,
+    state: &mut [f32],
+    y: &mut [f32],
+    mut saved: Option<&mut [f32]>,
+    scratch: &mut Scratch,
+) {
+    let (known, isa) = (Known::of(rule, d), scratch.isa());
+    let most = MOST.min(seq.tokens);
+    let [space] = scratch.take([Space::len(&known, most)]);
+    let pass = if MOST == 1 { Pass::canonical(&known, isa) } else { Pass::fast(&known, isa) };
+    for (first, count) in blocks(rule, seq.pos, seq.tokens, MOST) {
+        if let (Some(saved), 0) = (&mut saved, first % CHECKPOINT_TOKENS) {
+            saved[first / CHECKPOINT_TOKENS * state.len()..][..state.len()].copy_from_slice(state);
+        }
+        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
+        pass.make(&block, state, &mut space);
+        pass.read(state, &mut space, &mut y[first * d.dv..(first + count) * d.dv]);
+        pass.write(&block, state, &mut space);
+    }
+}
+
+/// See [`Kernel::read`].
+fn read(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, state: &[f32], y: &mut [f32], scratch: &mut Scratch) {
+    let (known, isa) = (Known::of(rule, d), scratch.isa());
+    let [space] = scratch.take([Space::len(&known, 1)]);
+    let pass = Pass::canonical(&known, isa);
+    for (t, y) in y.chunks_exact_mut(d.dv).enumerate() {
+        let (block, mut space) = (part(seq, t, 1), Space::new(&known, 1, space));
+        pass.queries(&block, state, &mut space);
+        pass.read(state, &mut space, y);
+    }
+}
+
+/// See [`Kernel::backward`]. The state before every block is recomputed from the start.
+fn backward(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scratch: &mut Scratch) {
+    let Cotangents { start, dy, dinputs, dstate } = ct;
+    let (known, isa, len) = (Known::of(rule, d), scratch.isa(), start.len());
+    let list: Vec<(usize, usize)> = blocks(rule, seq.pos, seq.tokens, MOST_TOKENS).collect();
+    let most = list.iter().map(|b| b.1).max().unwrap_or(0);
+    let lens = [Space::len(&known, most), transpose::Space::len(&known, most), list.len() * len];
+    let [space, back, states] = scratch.take(lens);
+    let pass = Pass::fast(&known, isa);
+    for (i, &(first, count)) in list.iter().enumerate() {
+        if i == 0 {
+            states[..len].copy_from_slice(start);
+        }
+        if i + 1 < list.len() {
+            states.copy_within(i * len..(i + 1) * len, (i + 1) * len);
+            let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
+            let state = &mut states[(i + 1) * len..][..len];
+            pass.make(&block, state, &mut space);
+            pass.write(&block, state, &mut space);
+        }
+    }
+    for (&(first, count), state) in list.iter().zip(states.chunks_exact(len.max(1))).rev() {
+        let mut dx: PerInput<&mut [f32]> = dinputs
+            .iter_mut()
+            .map(|x| {
+                let width = x.len() / seq.tokens;
+                &mut x[first * width..(first + count) * width]
+            })
+            .collect();
+        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
+        let mut back = transpose::Space::new(&known, count, back);
+        pass.make(&block, state, &mut space);
+        let dy = &dy[first * d.dv..(first + count) * d.dv];
+        pass.back(&block, state, &mut space, &mut back, dy, &mut dx, dstate);
+    }
+}

@@ -1,0 +1,179 @@
+//! The transpose of a block: of the write of every memory, of the reads, and of what anchors made of the tokens.
+
+use super::super::frame::{Frame, cut, room};
+use super::super::pointwise;
+use super::super::transpose::{DInputs, Work};
+use super::block::{self, Block, Known, Net, Pass, asking};
+use super::erase::{DSteps, decays_backward};
+use super::point;
+use crate::rules::self_modifying::Targets;
+use crate::rules::self_modifying::plan::Role;
+
+/// Gradients of what a block's [`block::Space`] holds.
+pub(super) struct Space<'a> {
+    k: &'a mut [f32],
+    raw: &'a mut [f32],
+    v: &'a mut [f32],
+    q: &'a mut [f32],
+    r: &'a mut [f32],
+    s: &'a mut [f32],
+    answer: &'a mut [f32],
+    rate: &'a mut [f32],
+    retain: &'a mut [f32],
+    a: &'a mut [f32],
+    work: &'a mut [f32],
+    steps: &'a mut [f32],
+}
+
+impl<'a> Space<'a> {
+    fn lens(k: &Known, n: usize) -> [usize; 12] {
+        let row = n * k.d.dk;
+        let work = k.nets.iter().map(|net| Work::len(&net.shape, n, 0)).max().unwrap_or(0);
+        let steps = DSteps::len(n, k.widest);
+        [row, row, row, row, n, n, row, n, n, (n + 1) * (n + 1), work, steps]
+    }
+    /// Values of its buffer.
+    pub fn len(k: &Known, n: usize) -> usize {
+        room(Self::lens(k, n))
+    }
+    pub fn new(known: &Known, n: usize, buffer: &'a mut [f32]) -> Self {
+        let [k, raw, v, q, r, s, answer, rate, retain, a, work, steps] = cut(buffer, Self::lens(known, n));
+        Self { k, raw, v, q, r, s, answer, rate, retain, a, work, steps }
+    }
+}
+
+impl Pass<'_> {
+    /// Back through a block that is made; `state` lies before it, and `dstate` goes from behind to before.
+    pub fn back(
+        &self,
+        x: &Block<'_>,
+        state: &[f32],
+        w: &mut block::Space<'_>,
+        d: &mut Space<'_>,
+        dy: &[f32],
+        dx: &mut DInputs<'_>,
+        dstate: &mut [f32],
+    ) {
+        for zeroed in [&mut *d.k, &mut *d.v, &mut *d.q, &mut *d.r, &mut *d.s] {
+            zeroed.fill(0.0);
+        }
+        for net in &self.known.nets {
+            if net.place.settles(x.pos + x.count as u64 - 1) {
+                let (own, behind) = dstate.split_at_mut(net.place.anchor.start);
+                let behind = &mut behind[..net.place.anchor.len()];
+                pointwise::add_scaled(self.isa, 1.0, behind, &mut own[net.place.own.clone()]);
+                behind.fill(0.0);
+            }
+            self.memory_back(x, net, state, w, d, dstate);
+        }
+        let memory = self.known.net(Role::Memory);
+        self.ask_back(memory, (w.q, state, w.asked), d.work, dy, d.q, dstate);
+        if x.q.is_some() {
+            pointwise::add_scaled(self.isa, 1.0, d.q, dx[1]);
+        }
+        self.make_back(x, state, w, d, dx[0], dstate);
+    }
+
+    /// Transpose of [`Pass::ask`], which is run once more: adds into `drows` and, at the anchor, into `dstate`.
+    fn ask_back(
+        &self,
+        net: &Net,
+        (rows, state, frame): (&[f32], &[f32], &mut [f32]),
+        work: &mut [f32],
+        dy: &[f32],
+        drows: &mut [f32],
+        dstate: &mut [f32],
+    ) {
+        let count = rows.len() / net.shape.d.dk;
+        let (engine, tokens, anchor) = (self.engine(net), asking(count, rows), net.place.anchor.clone());
+        let mut f = Frame::new(&net.shape, count, frame);
+        let mut d = Work::new(&net.shape, count, 0, work);
+        // The answers themselves are not needed, what they are made of is.
+        engine.read(&tokens, &[], &state[anchor.clone()], &mut f, d.space(count * net.width()));
+        let mut dx: DInputs<'_> = [&mut [][..], &mut [], drows].into_iter().collect();
+        engine.read_backward(&tokens, state, &anchor, &mut f, &mut d, dy, &mut dx, dstate);
+    }
+
+    /// Transpose of the write of one memory.
+    fn memory_back(
+        &self,
+        x: &Block<'_>,
+        net: &Net,
+        state: &[f32],
+        w: &mut block::Space<'_>,
+        d: &mut Space<'_>,
+        dstate: &mut [f32],
+    ) {
+        let (shape, own, anchor) = (&net.shape, net.place.own.clone(), net.place.anchor.clone());
+        let n = x.count * net.width();
+        {
+            let mut learned = self.learn(net, state, w);
+            let mut work = Work::new(shape, x.count, 0, d.work);
+            let mut steps = DSteps::new(x.count, self.known.widest, d.steps);
+            d.a.fill(0.0);
+            d.rate.fill(0.0);
+            d.retain.fill(0.0);
+            for (i, layer) in shape.layers.iter().enumerate() {
+                let tensor = self.tensor(net, i, learned.rate, learned.a);
+                let (input, result) = (shape.input(layer.level, x.count), shape.result(i, x.count));
+                let (h, b) = (&learned.frame.h[input.clone()], &learned.frame.back[result.clone()]);
+                let at = own.start + layer.at.start..own.start + layer.at.end;
+                let to = (&mut work.h[input], &mut work.back[result]);
+                let gates = (&mut *d.rate, &mut *d.a);
+                let dw = &mut dstate[at.clone()];
+                tensor.advance_backward(h, b, &state[at], &mut learned.steps, &mut steps, dw, to, gates);
+            }
+            decays_backward(learned.retain, learned.a, d.a, d.retain);
+            let (engine, tokens) = (self.engine(net), asking(x.count, &[]));
+            let danchor = &mut dstate[anchor.clone()];
+            engine.gradients_backward(&tokens, &state[anchor], &mut learned.frame, &mut work, danchor);
+            pointwise::add_scaled(self.isa, 1.0, work.keys, d.k);
+            d.answer[..n].copy_from_slice(work.values);
+            if self.known.rule.targets == Targets::Soft {
+                point::soft_backward(self.isa, net.width(), learned.answer, &mut d.answer[..n]);
+            }
+        }
+        self.ask_back(net, (w.v, state, w.asked), d.work, &d.answer[..n], d.v, dstate);
+        self.gates_back(net, w, d);
+    }
+
+    /// Transpose of [`Pass::gates`] but for the decays.
+    fn gates_back(&self, net: &Net, w: &block::Space<'_>, d: &mut Space<'_>) {
+        let (most, kept) = (net.place.most as f32, (1.0 - net.place.least) as f32);
+        for t in 0..w.r.len() {
+            let (mut drate, mut dretain) = (d.rate[t], d.retain[t]);
+            if self.known.linear {
+                dretain += 0.5 * most * w.r[t] * drate;
+                drate *= 0.5 * (1.0 + w.retain[t]);
+            }
+            d.r[t] += most * drate;
+            d.s[t] += kept * dretain;
+        }
+    }
+
+    /// Transpose of [`Pass::make`]; adds into `dx`.
+    fn make_back(
+        &self,
+        x: &Block<'_>,
+        state: &[f32],
+        w: &mut block::Space<'_>,
+        d: &mut Space<'_>,
+        dx: &mut [f32],
+        dstate: &mut [f32],
+    ) {
+        let (k, width) = (self.known, self.known.d.dk);
+        d.raw.fill(0.0);
+        point::unit_backward(self.isa, width, w.raw, w.by, d.k, d.raw);
+        for (share, dshare) in [(&*w.r, &mut *d.r), (&*w.s, &mut *d.s)] {
+            dshare.iter_mut().zip(share).for_each(|(d, s)| *d *= s * (1.0 - s));
+        }
+        for (role, dy) in [(Role::Key, &*d.raw), (Role::Value, d.v), (Role::Rate, d.r), (Role::Retain, d.s)] {
+            self.ask_back(k.net(role), (x.x, state, w.asked), d.work, dy, dx, dstate);
+        }
+        if x.q.is_none() {
+            d.raw.fill(0.0);
+            point::unit_backward(self.isa, width, w.raw_q, w.by_q, d.q, d.raw);
+            self.ask_back(k.net(Role::Query), (x.x, state, w.asked), d.work, d.raw, dx, dstate);
+        }
+    }
+}
