@@ -98,9 +98,29 @@ fn magnitude<S: Simd>(s: S, x: S::V) -> S::V {
     s.max(x, s.sub(s.splat(0.0), x))
 }
 
+/// What to multiply with, one after the other, instead of dividing by `norm`: neither overflows, nor loses bits where the
+/// norm is too small or too large for an inverse. Zeros for a norm of zero.
+#[inline(always)]
+fn inverse(norm: f32) -> [f32; 2] {
+    let by = match norm {
+        0.0 => return [0.0; 2],
+        n if n < 1e-25 => 1e20,
+        n if n > 1e25 => 1e-20,
+        _ => 1.0,
+    };
+    [by, 1.0 / (norm * by)]
+}
+
+/// `x / norm`, with its [`inverse`].
+#[inline(always)]
+fn over<S: Simd>(s: S, x: S::V, inverse: [f32; 2]) -> S::V {
+    s.mul(s.mul(x, s.splat(inverse[0])), s.splat(inverse[1]))
+}
+
 /// 1 where `x > 0`, else 0.
 #[inline(always)]
 fn above<S: Simd>(s: S, x: S::V) -> S::V {
+    // The smallest number there is, times this twice, is more than one.
     s.max(s.splat(0.0), s.sign(s.mul(x, s.splat(1e30))))
 }
 
@@ -221,15 +241,16 @@ kernel! {
             *out = 0.0;
             return;
         }
-        let (by, mut sums) = (s.splat(1.0 / most), [s.splat(0.0); 4]);
+        let (by, mut sums) = (inverse(most), [s.splat(0.0); 4]);
         for c in (0..x.len()).step_by(4 * S::LANES) {
             for (j, sum) in sums.iter_mut().enumerate() {
-                let share = s.mul(by, get(s, x, c + j * S::LANES));
+                let share = over(s, get(s, x, c + j * S::LANES), by);
                 *sum = s.add(*sum, power(s, magnitude(s, share), q));
             }
         }
         let sum = s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])));
-        *out = f64::from(sum).powf(1.0 / f64::from(q)) as f32 * most;
+        // Rounding must not make it smaller than an entry.
+        *out = (f64::from(sum).powf(1.0 / f64::from(q)) as f32 * most).max(most);
     }
 
     /// Transpose of `norm`, whose value is `norm`; adds into `dx`.
@@ -237,19 +258,19 @@ kernel! {
         if norm == 0.0 {
             return;
         }
-        let (by, scale) = (s.splat(1.0 / norm), s.splat(dnorm));
+        let (by, scale) = (inverse(norm), s.splat(dnorm));
         for c in (0..x.len()).step_by(S::LANES) {
-            let share = s.mul(by, get(s, x, c));
+            let share = over(s, get(s, x, c), by);
             add_to(s, dx, c, s.mul(s.mul(scale, share), power(s, magnitude(s, share), q - 2)));
         }
     }
 
     /// `w = z min(1, |z| / norm)^(q - 2)`; zero if the norm is.
     pub(super) fn powers(s: S, q: u32, norm: f32, z: &'a [f32], w: &'a mut [f32]) {
-        let by = s.splat(if norm > 0.0 { 1.0 / norm } else { 0.0 });
+        let by = inverse(norm);
         for c in (0..z.len()).step_by(S::LANES) {
             let x = get(s, z, c);
-            let share = s.min(magnitude(s, s.mul(x, by)), s.splat(1.0));
+            let share = s.min(magnitude(s, over(s, x, by)), s.splat(1.0));
             put(s, w, c, s.mul(x, power(s, share, q - 2)));
         }
     }
@@ -264,12 +285,12 @@ kernel! {
         g: &'a [f32],
         out: &'a mut [f32],
     ) {
-        let by = s.splat(if norm > 0.0 { 1.0 / norm } else { 0.0 });
+        let by = inverse(norm);
         for (z, out) in z.chunks_exact(columns).zip(out) {
             let mut sum = s.splat(0.0);
             for c in (0..columns).step_by(S::LANES) {
                 let x = get(s, z, c);
-                let share = s.min(magnitude(s, s.mul(x, by)), s.splat(1.0));
+                let share = s.min(magnitude(s, over(s, x, by)), s.splat(1.0));
                 sum = s.fma(s.mul(x, get(s, g, c)), power(s, share, q - 2), sum);
             }
             *out = s.sum(sum);
@@ -288,20 +309,20 @@ kernel! {
         dnorm: &'a mut f32,
     ) {
         let (one, p) = (s.splat(1.0), s.splat((q - 2) as f32));
-        let by = s.splat(if norm > 0.0 { 1.0 / norm } else { 0.0 });
+        let (by, norm) = (inverse(norm), s.splat(norm));
         let mut total = s.splat(0.0);
         for (r, (z, dz)) in z.chunks_exact(columns).zip(dz.chunks_exact_mut(columns)).enumerate() {
             for c in (0..columns).step_by(S::LANES) {
                 let (x, d) = (get(s, z, c), dw.get(s, columns, r, c));
-                let ratio = magnitude(s, s.mul(x, by));
-                let within = s.sub(one, above(s, s.sub(ratio, one)));
-                let d = s.mul(d, power(s, s.min(ratio, one), q - 2));
+                let within = s.sub(one, above(s, s.sub(magnitude(s, x), norm)));
+                let share = s.min(magnitude(s, over(s, x, by)), one);
+                let d = s.mul(d, power(s, share, q - 2));
                 let along = s.mul(s.mul(p, within), d);
                 add_to(s, dz, c, s.add(d, along));
                 total = s.fma(along, x, total);
             }
         }
-        *dnorm -= s.sum(s.mul(total, by));
+        *dnorm -= s.sum(over(s, total, by));
     }
 
     /// Transpose of a tensor's scaling by `by`: adds into `dz`, and `dw . z` into `along`.
