@@ -515,6 +515,30 @@ fn rewidened(given: &[f64], first: bool, (from, to): (usize, usize)) -> Vec<f64>
     given.chunks_exact(from).flat_map(row).collect()
 }
 
+/// Length of a query before it is one.
+fn length(z: &[f64]) -> f64 {
+    (z.iter().map(|z| z * z).sum::<f64>() + 1e-6).sqrt()
+}
+
+/// Back through the queries of the `sr_*` vectors, which are no part of the rule: `x Wq` at unit length. Adds into `dx`,
+/// gives the gradient of Wq.
+fn query_backward((x, wq, raw): (&[f64], &[f64], &[f64]), dq: &[f64], dx: &mut [f64]) -> Vec<f64> {
+    let mut dwq = vec![0.0; 16];
+    for (((x, z), dq), dx) in
+        x.chunks_exact(4).zip(raw.chunks_exact(4)).zip(dq.chunks_exact(4)).zip(dx.chunks_exact_mut(4))
+    {
+        let (n, along) = (length(z), z.iter().zip(dq).map(|(z, d)| z * d).sum::<f64>());
+        for j in 0..4 {
+            let dz = dq[j] / n - z[j] * along / (n * n * n);
+            for i in 0..4 {
+                dx[i] += wq[4 * i + j] * dz;
+                dwq[4 * i + j] += x[i] * dz;
+            }
+        }
+    }
+    dwq
+}
+
 /// The `sr_*` vectors: memories [first layer, last layer] with names eta and alpha for the gates, alpha kept; a query
 /// that is a projection of unit length; the objective sum(sin(y)).
 #[test]
@@ -522,10 +546,8 @@ fn self_modifying_reproduces_the_paper_lettered_vectors() {
     let golden = lettered("sr_");
     let (x, wq) = (golden.get("sr_in_X").to_vec(), golden.get("sr_in_Wq").to_vec());
     let d = Dims::new(4, 4);
-    let tokens = x.len() / 4;
     let raw: Vec<f64> =
         x.chunks_exact(4).flat_map(|x| (0..4).map(|j| (0..4).map(|i| x[i] * wq[i * 4 + j]).sum::<f64>())).collect();
-    let length = |z: &[f64]| (z.iter().map(|z| z * z).sum::<f64>() + 1e-6).sqrt();
     let q: Vec<f64> = raw.chunks_exact(4).flat_map(|z| z.iter().map(|x| x / length(z))).collect();
     let theirs = |tensor: &str| {
         let (memory, layer) = tensor.split_once('_').expect("names are memory_W1 and memory_W2");
@@ -562,19 +584,8 @@ fn self_modifying_reproduces_the_paper_lettered_vectors() {
             used.insert(name);
         };
         compare(format!("{case}_y"), &got.y);
-        // Back through the query, which is no part of the rule.
-        let (mut dx, mut dwq) = (got.dinputs[0].clone(), vec![0.0; 16]);
-        for t in 0..tokens {
-            let (z, dq) = (&raw[4 * t..4 * t + 4], &got.dinputs[1][4 * t..4 * t + 4]);
-            let (n, along) = (length(z), z.iter().zip(dq).map(|(z, d)| z * d).sum::<f64>());
-            for j in 0..4 {
-                let dz = dq[j] / n - z[j] * along / (n * n * n);
-                for i in 0..4 {
-                    dx[4 * t + i] += wq[4 * i + j] * dz;
-                    dwq[4 * i + j] += x[4 * t + i] * dz;
-                }
-            }
-        }
+        let mut dx = got.dinputs[0].clone();
+        let dwq = query_backward((&x, &wq, &raw), &got.dinputs[1], &mut dx);
         compare(format!("{case}_g_X"), &dx);
         compare(format!("{case}_g_Wq"), &dwq);
         // A memory and its anchor start as one.

@@ -234,3 +234,16 @@ fn training_and_serving_walk_the_same_way() {
         }
     }
 }
+
+#[test]
+fn heads_that_share_the_stream_are_together_as_wide_as_it() {
+    let config = |heads| {
+        let memory =
+            MemoryConfig { heads, key_width: Some(4), value_width: Some(4), ..memory(named("self_modifying")) };
+        let blocks = vec![BlockConfig { repeat: 1, mixer: MixerConfig::Memory(memory), channel: ChannelConfig::None }];
+        ModelConfig { width: 8, blocks, ..ModelConfig::default() }
+    };
+    assert!(config(2).check().is_ok());
+    let error = config(3).check().unwrap_err().to_string();
+    assert!(error.contains("heads") && error.contains("self_modifying") && error.contains("width = 8"), "{error}");
+}

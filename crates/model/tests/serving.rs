@@ -2,7 +2,7 @@
 
 use hecate_core::ops::Cpu;
 use hecate_core::simd::Isa;
-use hecate_core::{AnyRule, Dims};
+use hecate_core::{Activation, AnyRule, Dims};
 use hecate_model::config::{
     AttentionConfig, BlockConfig, LevelConfig, MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig,
 };
@@ -45,8 +45,10 @@ fn models() -> Vec<(Model, Params<f32>)> {
     for rule in AnyRule::all() {
         let key_width = if rule.check(Dims::new(9, 10)).is_ok() { 9 } else { 10 };
         let with_window = WITH_ATTENTION.contains(&rule.name());
-        let widths = MemoryConfig { key_width: Some(key_width), value_width: Some(10), ..MemoryConfig::default() };
-        let memory = MemoryConfig { rule, heads: 2, ..widths };
+        // Heads that share the stream are together as wide as it.
+        let shares = rule.inputs().iter().any(|i| i.activation == Activation::Share);
+        let [key_width, value_width] = if shares { [None; 2] } else { [Some(key_width), Some(10)] };
+        let memory = MemoryConfig { rule, heads: 2, key_width, value_width, ..MemoryConfig::default() };
         mixers.push(MixerConfig::Memory(memory.clone()));
         if with_window {
             mixers.extend(beside(&window, memory));

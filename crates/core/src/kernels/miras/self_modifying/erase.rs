@@ -233,8 +233,8 @@ impl Tensor<'_> {
 
     /// Transpose of the solve: adds into `db` and `drate`.
     fn solve_backward(&self, b: &[f32], f: &mut Steps<'_>, d: &mut DSteps<'_>, db: &mut [f32], drate: &mut [f32]) {
-        let (l, isa, n) = (self.layer, self.isa, self.n());
-        let results = n * l.rows;
+        let (l, isa) = (self.layer, self.isa);
+        let results = self.n() * l.rows;
         let (dc, dp) = (&mut d.c[..results], &mut d.p[..results]);
         point::solve_backward(isa, l.rows, f.m, self.rate, dc, dp);
         d.by.fill(0.0);
@@ -242,9 +242,10 @@ impl Tensor<'_> {
         drate.iter_mut().zip(&*d.by).for_each(|(d, by)| *d -= by);
         d.by.fill(0.0);
         point::dots(isa, l.rows, dc, b, d.by);
-        for t in 0..n {
-            drate[t] -= f.length[t] * d.by[t];
-            d.length[t] = -self.rate[t] * d.by[t];
+        let parts = drate.iter_mut().zip(&mut *d.length).zip(&*d.by);
+        for (((drate, dlength), by), (length, rate)) in parts.zip(f.length.iter().zip(self.rate)) {
+            *drate -= length * by;
+            *dlength = -rate * by;
         }
         let space = &mut f.space[..results];
         rows::scale_rows(isa, l.rows, f.length, dp, space);

@@ -85,11 +85,25 @@ impl Pass<'_> {
         dstate: &mut [f32],
     ) {
         let count = rows.len() / net.shape.d.dk;
+        // The answers themselves are not needed, what they are made of is.
+        self.ask(net, rows, state, frame, Work::new(&net.shape, count, 0, work).space(count * net.width()));
+        self.asked_back(net, (rows, state, frame), work, dy, drows, dstate);
+    }
+
+    /// The same where the frame still holds what the answers are made of.
+    fn asked_back(
+        &self,
+        net: &Net,
+        (rows, state, frame): (&[f32], &[f32], &mut [f32]),
+        work: &mut [f32],
+        dy: &[f32],
+        drows: &mut [f32],
+        dstate: &mut [f32],
+    ) {
+        let count = rows.len() / net.shape.d.dk;
         let (engine, tokens, anchor) = (self.engine(net), asking(count, rows), net.place.anchor.clone());
         let mut f = Frame::new(&net.shape, count, frame);
         let mut d = Work::new(&net.shape, count, 0, work);
-        // The answers themselves are not needed, what they are made of is.
-        engine.read(&tokens, &[], &state[anchor.clone()], &mut f, d.space(count * net.width()));
         let mut dx: DInputs<'_> = [&mut [][..], &mut [], drows].into_iter().collect();
         engine.read_backward(&tokens, state, &anchor, &mut f, &mut d, dy, &mut dx, dstate);
     }
@@ -133,7 +147,7 @@ impl Pass<'_> {
                 point::soft_backward(self.isa, net.width(), learned.answer, &mut d.answer[..n]);
             }
         }
-        self.ask_back(net, (w.v, state, w.asked), d.work, &d.answer[..n], d.v, dstate);
+        self.asked_back(net, (w.v, state, w.asked), d.work, &d.answer[..n], d.v, dstate);
         self.gates_back(net, w, d);
     }
 
