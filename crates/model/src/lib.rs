@@ -30,4 +30,4 @@ pub use error::{Error, Result};
 pub use generate::{GenerationConfig, Sampler};
 pub use model::{Logits, Model, Tape, Workspace};
 pub use params::{Init, Kind, ParamLayout, ParamSpec, Params};
-pub use state::{Lineage, State, StateLayout};
+pub use state::{LevelSchedule, Lineage, State, StateLayout};

@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 use crate::optim::InputLayout;
 use crate::params::{Init, Kind, ParamLayout, Params};
 use crate::pool::{Pool, fit};
-use crate::state::{State, StateLayout};
-use hecate_core::Scalar;
+use crate::state::{LevelSchedule, State, StateLayout};
 use hecate_core::ops::{LinearShape, Ops, rope};
+use hecate_core::{AnyRule, Scalar};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -142,6 +142,12 @@ impl Model {
             if !rope.contains(&key) {
                 rope.push(key);
             }
+        }
+        for (b, block) in blocks.iter().enumerate() {
+            state.levels.extend(block.memory_infos().iter().filter_map(|info| {
+                let AnyRule::Paced(paced) = &info.rule else { return None };
+                Some(LevelSchedule { block: b, level: info.level, period: paced.period })
+            }));
         }
         let rope_extra = blocks.iter().map(Block::rope_extra).max().unwrap_or(0);
         let inputs = InputLayout::new(&params);

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::tensorfile::{Data, Encoding, Tensor};
 use crate::weights;
 use hecate_core::{Scalar, StateTensor};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -50,6 +51,19 @@ pub struct StateLayout {
     pub specs: Vec<StateSpec>,
     /// Length of the flat buffer, gaps between parts included.
     pub len: usize,
+    /// The levels that change less often than at every token.
+    pub levels: Vec<LevelSchedule>,
+}
+
+/// When a level of a memory changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LevelSchedule {
+    /// Block, from 0.
+    pub block: usize,
+    /// Level of its memory, from 0.
+    pub level: usize,
+    /// Tokens from one change to the next.
+    pub period: u64,
 }
 
 impl StateLayout {
@@ -184,7 +198,7 @@ impl State<f32> {
             ("config_sha256".to_string(), lineage.config.clone()),
             ("isa".to_string(), lineage.isa.clone()),
             ("tokens".to_string(), self.position.to_string()),
-            ("levels".to_string(), "[]".to_string()),
+            ("levels".to_string(), serde_json::to_string(&self.layout.levels).expect("plain numbers")),
             ("pending".to_string(), self.pending.map_or("none".to_string(), |t| t.to_string())),
         ]);
         Encoding::new(WHAT, tensors, &header)

@@ -31,6 +31,12 @@ static GLOBAL: Counting = Counting;
 /// Rules with a canonical kernel. The reference, which the others run, is slow and allocates.
 #[test]
 fn decoding_allocates_nothing_after_warm_up() {
+    // Work for a pool that comes from outside of it goes through a queue of the pool's, which grows now and then.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    pool.install(decode_with_every_rule);
+}
+
+fn decode_with_every_rule() {
     let dims = MemoryConfig::default().dims(64);
     let fused = |rule: &AnyRule| rule.kernels(dims).iter().any(|k| k.canonical && k.available);
     for rule in AnyRule::all().into_iter().filter(fused) {

@@ -240,7 +240,12 @@ fn heads_that_share_the_stream_are_together_as_wide_as_it() {
     let config = |heads| {
         let memory =
             MemoryConfig { heads, key_width: Some(4), value_width: Some(4), ..memory(named("self_modifying")) };
-        let blocks = vec![BlockConfig { repeat: 1, mixer: MixerConfig::Memory(memory), channel: ChannelConfig::None }];
+        let blocks = vec![BlockConfig {
+            repeat: 1,
+            mixer: MixerConfig::Memory(memory),
+            channel: ChannelConfig::None,
+            ..BlockConfig::default()
+        }];
         ModelConfig { width: 8, blocks, ..ModelConfig::default() }
     };
     assert!(config(2).check().is_ok());

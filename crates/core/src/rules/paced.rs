@@ -69,6 +69,8 @@ impl MemoryRule for Paced {
         About {
             equation: "E' = E + write(M, x) - M; at every period-th token M' = M + E' / period, E' = 0; y = read(M', q)",
             source: "[NestedLearning v1 def.2]",
+            // The inner rule's, once per period and by the mean of its gates.
+            retention: "per period",
             chunk: ChunkForm::Sequential,
             ..self.rule.about()
         }
@@ -185,6 +187,21 @@ mod tests {
         }
         assert!(state[..4].iter().zip(&once).all(|(a, b)| (a - b).abs() < 1e-15), "{state:?} {once:?}");
         assert_eq!(state[4..], [0.0; 4]);
+    }
+
+    /// A period of three holds one association: a third of it is left, and fades with the means of later periods.
+    #[test]
+    fn what_one_token_of_a_period_wrote_is_its_share_and_fades_once_per_period() {
+        let (d, rule) = (Dims::new(1, 1), paced("gated_delta", 3));
+        let mut state = vec![0.0; 2];
+        let token = |pos, key: &[f64], retain: f64, state: &mut [f64]| {
+            rule.write(d, pos, &[key, &[6.0], &[1.0], &[retain], &[1.0]], state);
+        };
+        token(0, &[1.0], 1.0, &mut state);
+        (1..3).for_each(|pos| token(pos, &[0.0], 1.0, &mut state));
+        assert!((state[0] - 2.0).abs() < 1e-15, "{state:?}");
+        [0.5, 0.75, 1.0].into_iter().zip(3..).for_each(|(retain, pos)| token(pos, &[0.0], retain, &mut state));
+        assert!((state[0] - 1.5).abs() < 1e-15, "{state:?}");
     }
 
     #[test]
