@@ -25,6 +25,11 @@ const NARROW: usize = 16;
 const COSTLY: f64 = 1e5;
 const COSTLY_HEADS: usize = 2;
 const COSTLY_TOKENS: usize = 66;
+/// Operations of a token from which a single head is compared, and no checkpoint.
+const HEAVY: f64 = 2e6;
+const HEAVY_TOKENS: usize = 20;
+/// Tokens of a row about such a memory.
+const HEAVY_ROW: usize = 128;
 
 pub(super) fn cases() -> Vec<Case> {
     let mut all = Vec::new();
@@ -33,9 +38,13 @@ pub(super) fn cases() -> Vec<Case> {
         // Rows bear the name of the kernel that `auto` picks.
         match rule.kernels(Dims::new(width, width)).iter().find(|kernel| kernel.available) {
             Some(kernel) => {
-                let costly = rule.flops(Dims::new(width, width)) > COSTLY;
-                let tokens = if costly && kernel.name == "token" { SINGLE_TOKENS } else { 2048 };
-                if rule.flops(Dims::new(width, width)) > MOST_FLOPS {
+                let flops = rule.flops(Dims::new(width, width));
+                let tokens = match kernel.name {
+                    "token" if flops > COSTLY => SINGLE_TOKENS,
+                    _ if flops > HEAVY => HEAVY_ROW,
+                    _ => 2048,
+                };
+                if flops > MOST_FLOPS {
                     // Not a token alone: the first orthogonal step has one size whatever its gates, so that their
                     // gradient is zero, and rounding.
                     all.extend(rows(&rule, kernel.name, NARROW, tokens));
@@ -188,8 +197,11 @@ fn inputs(rule: &AnyRule, s: ScanShape) -> Vec<Vec<f32>> {
 /// tolerance may be as large as a few times what the reference itself loses in `f32`, as in the suite that kernels must
 /// pass: deep memories multiply rounding.
 fn against_reference(rule: &AnyRule, kernel: &str, width: usize, tokens: usize) -> Fault {
-    let costly = rule.flops(Dims::new(width, width)) > COSTLY;
-    let (heads, most) = if costly { (COSTLY_HEADS, COSTLY_TOKENS) } else { (HEADS, VERIFIED_TOKENS) };
+    let (heads, most) = match rule.flops(Dims::new(width, width)) {
+        flops if flops > HEAVY => (1, HEAVY_TOKENS),
+        flops if flops > COSTLY => (COSTLY_HEADS, COSTLY_TOKENS),
+        _ => (HEADS, VERIFIED_TOKENS),
+    };
     let mut scan = Scan::new(rule, kernel, heads, width, tokens.min(most));
     Box::new(move |cpu| {
         scan.gradients.iter_mut().for_each(|x| x.fill(0.0));
