@@ -1,9 +1,13 @@
 //! The references against golden vectors: those of the project's own oracle (`oracle/`), which every registered
 //! rule must have, and those of the specification where it has some.
 
+#[path = "golden/queries.rs"]
+mod queries;
+
 use hecate_core::rules::Titans;
 use hecate_core::scan::{ScanShape, Write, reference_backward, reference_forward};
 use hecate_core::{Activation, AnyRule, Dims, MemoryRule, Start, StateTensor};
+use queries::{length, query_backward};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -513,30 +517,6 @@ fn rewidened(given: &[f64], first: bool, (from, to): (usize, usize)) -> Vec<f64>
     }
     let row = |row: &[f64]| (0..to).map(|i| row.get(i).copied().unwrap_or(0.0)).collect::<Vec<f64>>();
     given.chunks_exact(from).flat_map(row).collect()
-}
-
-/// Length of a query before it is one.
-fn length(z: &[f64]) -> f64 {
-    (z.iter().map(|z| z * z).sum::<f64>() + 1e-6).sqrt()
-}
-
-/// Back through the queries of the `sr_*` vectors, which are no part of the rule: `x Wq` at unit length. Adds into `dx`,
-/// gives the gradient of Wq.
-fn query_backward((x, wq, raw): (&[f64], &[f64], &[f64]), dq: &[f64], dx: &mut [f64]) -> Vec<f64> {
-    let mut dwq = vec![0.0; 16];
-    for (((x, z), dq), dx) in
-        x.chunks_exact(4).zip(raw.chunks_exact(4)).zip(dq.chunks_exact(4)).zip(dx.chunks_exact_mut(4))
-    {
-        let (n, along) = (length(z), z.iter().zip(dq).map(|(z, d)| z * d).sum::<f64>());
-        for j in 0..4 {
-            let dz = dq[j] / n - z[j] * along / (n * n * n);
-            for i in 0..4 {
-                dx[i] += wq[4 * i + j] * dz;
-                dwq[4 * i + j] += x[i] * dz;
-            }
-        }
-    }
-    dwq
 }
 
 /// The `sr_*` vectors: memories [first layer, last layer] with names eta and alpha for the gates, alpha kept; a query

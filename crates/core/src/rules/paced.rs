@@ -9,7 +9,7 @@
 //! Between two of its steps the memory stands still and is read like any other. `E` is the error buffer: for rules
 //! that are linear in their gates it holds the sum of the inner gradients at `M`, so that a step takes their mean, and
 //! `retain` and `momentum` act once per period with the means of their gates. What the inner rule counts as tokens are
-//! periods. The idea of levels by update frequency is that of [NestedLearning v1 def.2]; the mean keeps the step of a
+//! periods. The idea of levels by update frequency is that of [NestedLearning v1 eq.71]; the mean keeps the step of a
 //! slow level as large as that of a fast one.
 
 use crate::rule::{About, ChunkForm, Dims, Input, MemoryRule, StateTensor};
@@ -68,7 +68,7 @@ impl MemoryRule for Paced {
     fn about(&self) -> About {
         About {
             equation: "E' = E + write(M, x) - M; at every period-th token M' = M + E' / period, E' = 0; y = read(M', q)",
-            source: "[NestedLearning v1 def.2]",
+            source: "[NestedLearning v1 eq.71]",
             // The inner rule's, once per period and by the mean of its gates.
             retention: "per period",
             chunk: ChunkForm::Sequential,

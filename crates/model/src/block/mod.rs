@@ -308,7 +308,7 @@ impl Block {
         x: &mut [O::F],
         side: &mut SideTape<O::F>,
         pool: &mut Pool<O::F>,
-        f: &mut dyn FnMut(&[O::F], &mut [O::F], &mut Pool<O::F>) -> Result<()>,
+        f: &mut PartForward<'_, O::F>,
     ) -> Result<()> {
         let scale = &call.params[norm.clone()];
         let mut out = pool.take(x.len());
@@ -420,6 +420,9 @@ impl Block {
         mixer + self.channel.as_ref().map_or(0.0, |(_, mlp)| mlp.flops())
     }
 }
+
+/// One part: what it takes, and what it gives.
+type PartForward<'f, F> = dyn FnMut(&[F], &mut [F], &mut Pool<F>) -> Result<()> + 'f;
 
 /// Gradients of one part: what it took, the gradient of what it gave; the gradients of what it took and of all
 /// parameters, added into.
