@@ -304,7 +304,7 @@ class DeepMomentum(Method):
         *common,
         hidden=16,
         momentum=0.9,
-        learn=0.1,
+        learn=0.5,
         target="gradient",
         precondition=None,
         output="linear",
@@ -322,17 +322,21 @@ class DeepMomentum(Method):
         u = as_matrix(self.precondition(g, t))
         turned = u.shape[0] < u.shape[1]
         u = u.T if turned else u
+        # Vectors of mean square length 1.
+        size = np.sqrt(np.mean(np.sum(u**2, axis=1)))
+        u = u / size
         sigmoid = lambda z: 1 / (1 + np.exp(-z))
         z = u @ (self.a0 + self.a)
         s = sigmoid(z)
-        dy = (u if self.target == "gradient" else np.ones_like(u)) / len(u)
+        dy = (u if self.target == "gradient" else np.full_like(u, u.shape[1] ** -0.5)) / len(u)
         db = (z * s).T @ dy
         da = u.T @ (dy @ self.b.T * (s + z * s * (1 - s)))
-        self.a = self.momentum * self.a - self.learn * da
-        self.b = self.momentum * self.b - self.learn * db
+        learn = self.learn * (1 - self.momentum)
+        self.a = self.momentum * self.a - learn * da
+        self.b = self.momentum * self.b - learn * db
         z = u @ (self.a0 + self.a)
         y = z * sigmoid(z) @ self.b
-        y = newton_schulz(y) if self.output == "orthogonal" else y
+        y = newton_schulz(y) if self.output == "orthogonal" else size * y
         return self.decayed(w, rate, self.decay) + rate * (y.T if turned else y).reshape(self.shape)
 
     def start(self):
@@ -484,7 +488,7 @@ CASES = {
     | {name: {"precondition": p, "forget": 0.1} for name, p in PRECONDITIONS.items()},
     "deep_momentum": {
         "default": {},
-        "other": {"hidden": 5, "momentum": 0.7, "learn": 0.3, "weight_decay": 0.5},
+        "other": {"hidden": 5, "momentum": 0.7, "learn": 0.8, "weight_decay": 0.5},
         "printed": {"target": "ones", "precondition": {"name": "none"}},
         "orthogonal": {"output": "orthogonal", "precondition": PRECONDITIONS["outer"]},
         "adagrad": {"precondition": PRECONDITIONS["adagrad"]},

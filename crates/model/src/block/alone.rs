@@ -19,16 +19,21 @@ pub(crate) struct Alone {
 
 #[derive(Debug, Default)]
 pub(crate) struct AloneTape<F> {
-    pub levels: LevelsTape<F>,
+    pub mixed: MixedTape<F>,
     prefixed: PersistentTape<F>,
-    g: Vec<F>,     // [T, H * dv]
-    gated: Vec<F>, // [T, H * dv]
-    wide: Vec<F>,  // [N + T, width], where persistent tokens come first
+}
+
+/// With the persistent tokens in front.
+#[derive(Debug, Default)]
+pub(crate) struct MixedTape<F> {
+    pub levels: LevelsTape<F>,
+    g: Vec<F>,     // [N + T, H * dv]
+    gated: Vec<F>, // [N + T, H * dv]
 }
 
 impl<F> AloneTape<F> {
     pub fn len(&self) -> usize {
-        self.levels.len() + self.prefixed.len() + self.g.len() + self.gated.len() + self.wide.len()
+        self.mixed.levels.len() + self.mixed.g.len() + self.mixed.gated.len() + self.prefixed.len()
     }
 }
 
@@ -53,18 +58,8 @@ impl Alone {
         tape: &mut AloneTape<O::F>,
         out: &mut [O::F],
     ) -> Result<()> {
-        let inner_call = self.persistent.call(call);
-        let mut prefixed = std::mem::take(&mut tape.prefixed);
-        let mut wide = std::mem::take(&mut tape.wide);
-        let x = self.persistent.prepend(call, x, &mut prefixed);
-        if inner_call.tokens == call.tokens {
-            self.mix(&inner_call, x, state, tape, out)?;
-        } else {
-            self.mix(&inner_call, x, state, tape, fit(&mut wide, x.len()))?;
-            out.copy_from_slice(&wide[x.len() - out.len()..]);
-        }
-        (tape.prefixed, tape.wide) = (prefixed, wide);
-        Ok(())
+        let AloneTape { mixed, prefixed } = tape;
+        self.persistent.around(call, x, prefixed, out, |call, x, out| self.mix(call, x, state, mixed, out))
     }
 
     /// Transpose of [`Alone::forward`].
@@ -78,19 +73,15 @@ impl Alone {
         grads: &mut [O::F],
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
-        let inner_call = self.persistent.call(call);
-        if inner_call.tokens == call.tokens {
-            return self.mix_backward(&inner_call, x, tape, dout, dx, grads, pool);
-        }
-        let x = tape.prefixed.x();
-        let (mut wide, mut dwide) = (pool.zeros(x.len()), pool.zeros(x.len()));
-        let first = x.len() - dout.len();
-        wide[first..].copy_from_slice(dout);
-        self.mix_backward(&inner_call, x, tape, &wide, &mut dwide, grads, pool)?;
-        self.persistent.prepend_backward(&dwide, dx, grads);
-        pool.give(wide);
-        pool.give(dwide);
-        Ok(())
+        let AloneTape { mixed, prefixed } = tape;
+        let mut back =
+            |call: &Call<'_, O>,
+             x: &[O::F],
+             dout: &[O::F],
+             dx: &mut [O::F],
+             grads: &mut [O::F],
+             pool: &mut Pool<O::F>| { self.mix_backward(call, x, mixed, dout, dx, grads, pool) };
+        self.persistent.around_backward(call, x, prefixed, dout, dx, grads, pool, &mut back)
     }
 
     fn mix<O: Ops>(
@@ -98,7 +89,7 @@ impl Alone {
         call: &Call<'_, O>,
         x: &[O::F],
         state: &mut [O::F],
-        tape: &mut AloneTape<O::F>,
+        tape: &mut MixedTape<O::F>,
         out: &mut [O::F],
     ) -> Result<()> {
         self.levels.forward(call, x, state, &mut tape.levels)?;
@@ -114,7 +105,7 @@ impl Alone {
         &self,
         call: &Call<'_, O>,
         x: &[O::F],
-        tape: &AloneTape<O::F>,
+        tape: &MixedTape<O::F>,
         dout: &[O::F],
         dx: &mut [O::F],
         grads: &mut [O::F],

@@ -16,12 +16,13 @@
 use super::attention::{Attention, AttentionTape, SERVE_TOKENS};
 use super::levels::{Levels, LevelsTape};
 use super::look::LookTape;
-use super::memory::Flow;
+use super::memory::{Flow, Memory};
 use super::persistent::Persistent;
 use super::{Builder, Call, RopeTable, add};
 use crate::config::MacConfig;
 use crate::error::{Error, Result};
 use crate::pool::{Pool, fit};
+use hecate_core::Scalar;
 use hecate_core::ops::{Ops, rope};
 use std::ops::Range;
 
@@ -192,18 +193,19 @@ impl Mac {
         let norm = |scale: &Range<usize>, x: &[O::F], y: &mut [O::F]| {
             call.ops.rms_norm_forward(inner, x, &call.params[scale.clone()], y);
         };
-        tape.snapshots.resize_with(self.levels.list.len(), Vec::new);
         for (l, memory) in self.levels.list.iter().enumerate() {
             memory.begin(call, state);
             if self.phase(call) == 0 {
                 state.copy_within(memory.state(), self.snapshots[l].start);
             }
-            fit(&mut tape.snapshots[l], self.snapshots[l].len()).copy_from_slice(&state[self.snapshots[l].clone()]);
         }
         if self.phase(call) == 0 {
             self.attention.clear(state);
         }
-        self.look(call, x, &mut tape.snapshots, &mut tape.slots)?;
+        self.look(call, x, state, &self.snapshots, &mut tape.slots)?;
+        if call.record {
+            keep(state, &self.snapshots, &mut tape.snapshots);
+        }
         norm(&self.slot_scale, &tape.slots.merged, fit(&mut tape.slots_normed, n * inner));
 
         self.lay_rows(call, x, tape);
@@ -221,11 +223,11 @@ impl Mac {
         let read = if self.causal {
             tape.levels.y()
         } else {
-            tape.after.resize_with(self.levels.list.len(), Vec::new);
-            for (memory, after) in self.levels.list.iter().zip(&mut tape.after) {
-                fit(after, memory.state().len()).copy_from_slice(&state[memory.state()]);
+            let now: Vec<Range<usize>> = self.levels.list.iter().map(Memory::state).collect();
+            self.look(call, &tape.y_normed, state, &now, &mut tape.late)?;
+            if call.record {
+                keep(state, &now, &mut tape.after);
             }
-            self.look(call, &tape.y_normed, &mut tape.after, &mut tape.late)?;
             &tape.late.sum
         };
         call.ops.merge_forward(self.levels.head_shape(n), read, fit(&mut tape.m, n * inner));
@@ -235,17 +237,18 @@ impl Mac {
         Ok(())
     }
 
-    /// What all levels read from `states` for the rows of `x`.
+    /// What the levels read for the rows of `x` from the states that lie at these places.
     fn look<O: Ops>(
         &self,
         call: &Call<'_, O>,
         x: &[O::F],
-        states: &mut [Vec<O::F>],
+        state: &mut [O::F],
+        places: &[Range<usize>],
         looks: &mut Looks<O::F>,
     ) -> Result<()> {
         looks.levels.resize_with(self.levels.list.len(), LookTape::default);
-        for ((memory, state), own) in self.levels.list.iter().zip(states).zip(&mut looks.levels) {
-            memory.look(call, x, state, own)?;
+        for ((memory, at), own) in self.levels.list.iter().zip(places).zip(&mut looks.levels) {
+            memory.look(call, x, &mut state[at.clone()], own)?;
         }
         self.levels.combine(call.params, looks.levels.iter().map(|own| &own.y[..]), &mut looks.sum);
         let s = self.levels.head_shape(call.tokens);
@@ -444,5 +447,13 @@ impl Mac {
             + self.levels.flops()
             + reads * self.levels.read_flops()
             + 2.0 * self.out.len() as f64
+    }
+}
+
+/// Copies the parts of a state that lie at these places.
+fn keep<F: Scalar>(state: &[F], places: &[Range<usize>], copies: &mut Vec<Vec<F>>) {
+    copies.resize_with(places.len(), Vec::new);
+    for (copy, at) in copies.iter_mut().zip(places) {
+        fit(copy, at.len()).copy_from_slice(&state[at.clone()]);
     }
 }

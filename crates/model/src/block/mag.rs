@@ -30,7 +30,6 @@ pub(crate) struct MagTape<F> {
     attention: AttentionTape<F>,
     pub levels: LevelsTape<F>,
     prefixed: PersistentTape<F>,
-    wide: Vec<F>,     // [N + T, C]
     y: Vec<F>,        // [T, C]
     m: Vec<F>,        // [T, C]
     y_normed: Vec<F>, // [T, C]
@@ -40,7 +39,7 @@ pub(crate) struct MagTape<F> {
 
 impl<F> MagTape<F> {
     pub fn len(&self) -> usize {
-        let own = [&self.wide, &self.y, &self.m, &self.y_normed, &self.m_normed, &self.gated].map(|v| v.len());
+        let own = [&self.y, &self.m, &self.y_normed, &self.m_normed, &self.gated].map(|v| v.len());
         self.attention.len() + self.levels.len() + self.prefixed.len() + own.iter().sum::<usize>()
     }
 }
@@ -70,12 +69,12 @@ impl Mag {
         let inner = self.attention.inner();
         let n = call.tokens * inner;
         self.attention.forward(call, x, state, &mut tape.attention, pool, fit(&mut tape.y, n));
-        let long = self.persistent.call(call);
-        let x = self.persistent.prepend(call, x, &mut tape.prefixed);
-        self.levels.forward(&long, x, state, &mut tape.levels)?;
-        let wide = fit(&mut tape.wide, long.tokens * inner);
-        call.ops.merge_forward(self.levels.head_shape(long.tokens), tape.levels.y(), wide);
-        fit(&mut tape.m, n).copy_from_slice(&wide[wide.len() - n..]);
+        let MagTape { levels, prefixed, m, .. } = &mut *tape;
+        self.persistent.around(call, x, prefixed, fit(m, n), |call, x, m| {
+            self.levels.forward(call, x, state, levels)?;
+            call.ops.merge_forward(self.levels.head_shape(call.tokens), levels.y(), m);
+            Ok(())
+        })?;
         let norm = |scale: &Range<usize>, x: &[O::F], y: &mut [O::F]| {
             call.ops.rms_norm_forward(inner, x, &call.params[scale.clone()], y);
         };
@@ -109,21 +108,20 @@ impl Mag {
         norm(&self.attention_scale, &tape.y, &dy_normed, &mut dy, grads);
         norm(&self.memory_scale, &tape.m, &dm_normed, &mut dm, grads);
         self.attention.backward(call, x, &tape.attention, &dy, dx, grads, pool);
-        let long = self.persistent.call(call);
-        let [mut wide, mut dm_heads] = std::array::from_fn(|_| pool.zeros(long.tokens * inner));
-        let first = wide.len() - n;
-        wide[first..].copy_from_slice(&dm);
-        call.ops.merge_backward(self.levels.head_shape(long.tokens), &wide, &mut dm_heads);
-        if long.tokens == call.tokens {
-            self.levels.backward(&long, x, &tape.levels, &dm_heads, dx, grads, pool)?;
-        } else {
-            let x = tape.prefixed.x();
-            let mut dlong = pool.zeros(x.len());
-            self.levels.backward(&long, x, &tape.levels, &dm_heads, &mut dlong, grads, pool)?;
-            self.persistent.prepend_backward(&dlong, dx, grads);
-            pool.give(dlong);
-        }
-        for buffer in [dgated, dy_normed, dm_normed, dy, dm, wide, dm_heads] {
+        let mut back = |call: &Call<'_, O>,
+                        x: &[O::F],
+                        dm: &[O::F],
+                        dx: &mut [O::F],
+                        grads: &mut [O::F],
+                        pool: &mut Pool<O::F>| {
+            let mut dm_heads = pool.zeros(dm.len());
+            call.ops.merge_backward(self.levels.head_shape(call.tokens), dm, &mut dm_heads);
+            self.levels.backward(call, x, &tape.levels, &dm_heads, dx, grads, pool)?;
+            pool.give(dm_heads);
+            Ok(())
+        };
+        self.persistent.around_backward(call, x, &tape.prefixed, &dm, dx, grads, pool, &mut back)?;
+        for buffer in [dgated, dy_normed, dm_normed, dy, dm] {
             pool.give(buffer);
         }
         Ok(())

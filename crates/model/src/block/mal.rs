@@ -28,13 +28,11 @@ pub(crate) struct MalTape<F> {
     prefixed: PersistentTape<F>,
     m: Vec<F>,      // [N + T, width]
     normed: Vec<F>, // [N + T, width]
-    wide: Vec<F>,   // [N + T, width]
 }
 
 impl<F> MalTape<F> {
     pub fn len(&self) -> usize {
-        let own = [&self.m, &self.normed, &self.wide].map(|v| v.len());
-        self.memory.len() + self.attention.len() + self.prefixed.len() + own.iter().sum::<usize>()
+        self.memory.len() + self.attention.len() + self.prefixed.len() + self.m.len() + self.normed.len()
     }
 }
 
@@ -63,16 +61,14 @@ impl Mal {
         pool: &mut Pool<O::F>,
         out: &mut [O::F],
     ) -> Result<()> {
-        let long = self.persistent.call(call);
-        let x = self.persistent.prepend(call, x, &mut tape.prefixed);
-        let n = x.len();
-        self.memory.forward(&long, x, state, &mut tape.memory, fit(&mut tape.m, n))?;
-        let scale = &call.params[self.scale.clone()];
-        call.ops.rms_norm_forward(self.scale.len(), &tape.m, scale, fit(&mut tape.normed, n));
-        let wide = fit(&mut tape.wide, n);
-        self.attention.mix_forward(&long, &tape.normed, state, &mut tape.attention, pool, wide);
-        out.copy_from_slice(&wide[n - out.len()..]);
-        Ok(())
+        let MalTape { memory, attention, prefixed, m, normed } = tape;
+        self.persistent.around(call, x, prefixed, out, |call, x, out| {
+            self.memory.forward(call, x, state, memory, fit(m, x.len()))?;
+            let scale = &call.params[self.scale.clone()];
+            call.ops.rms_norm_forward(self.scale.len(), m, scale, fit(normed, x.len()));
+            self.attention.mix_forward(call, normed, state, attention, pool, out);
+            Ok(())
+        })
     }
 
     /// Transpose of [`Mal::forward`].
@@ -86,23 +82,23 @@ impl Mal {
         grads: &mut [O::F],
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
-        let long = self.persistent.call(call);
-        let prefixed = long.tokens > call.tokens;
-        let x = if prefixed { tape.prefixed.x() } else { x };
-        let n = x.len();
-        let [mut wide, mut dnormed, mut dm, mut dlong] = std::array::from_fn(|_| pool.zeros(n));
-        wide[n - dout.len()..].copy_from_slice(dout);
-        self.attention.mix_backward(&long, &tape.normed, &tape.attention, &wide, &mut dnormed, grads, pool);
-        let scale = &call.params[self.scale.clone()];
-        let dscale = &mut grads[self.scale.clone()];
-        call.ops.rms_norm_backward(self.scale.len(), &tape.m, scale, &dnormed, &mut dm, dscale);
-        self.memory.backward(&long, x, &tape.memory, &dm, &mut dlong, grads, pool)?;
-        match prefixed {
-            true => self.persistent.prepend_backward(&dlong, dx, grads),
-            false => super::add(dx, &dlong),
-        }
-        [wide, dnormed, dm, dlong].into_iter().for_each(|buffer| pool.give(buffer));
-        Ok(())
+        let mut back = |call: &Call<'_, O>,
+                        x: &[O::F],
+                        dout: &[O::F],
+                        dx: &mut [O::F],
+                        grads: &mut [O::F],
+                        pool: &mut Pool<O::F>| {
+            let (mut dnormed, mut dm) = (pool.zeros(x.len()), pool.zeros(x.len()));
+            self.attention.mix_backward(call, &tape.normed, &tape.attention, dout, &mut dnormed, grads, pool);
+            let scale = &call.params[self.scale.clone()];
+            let dscale = &mut grads[self.scale.clone()];
+            call.ops.rms_norm_backward(self.scale.len(), &tape.m, scale, &dnormed, &mut dm, dscale);
+            self.memory.backward(call, x, &tape.memory, &dm, dx, grads, pool)?;
+            pool.give(dnormed);
+            pool.give(dm);
+            Ok(())
+        };
+        self.persistent.around_backward(call, x, &tape.prefixed, dout, dx, grads, pool, &mut back)
     }
 
     pub fn flops(&self, tokens: usize, pos: u64) -> f64 {

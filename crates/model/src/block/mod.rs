@@ -243,9 +243,9 @@ impl Block {
     pub fn gate_means<F: Scalar>(&self, tape: &BlockTape<F>) -> Vec<(String, f64)> {
         let levels: Option<&LevelsTape<F>> = match &self.mixer {
             Mixer::Attention(_) | Mixer::None => None,
-            Mixer::Memory(_) => Some(&tape.memory.levels),
+            Mixer::Memory(_) => Some(&tape.memory.mixed.levels),
             Mixer::Mag(_) => Some(&tape.mag.levels),
-            Mixer::Mal(_) => Some(&tape.mal.memory.levels),
+            Mixer::Mal(_) => Some(&tape.mal.memory.mixed.levels),
             Mixer::Mac(_) => tape.mac.last(),
         };
         self.levels().zip(levels).map(|(levels, tape)| levels.gate_means(tape)).unwrap_or_default()

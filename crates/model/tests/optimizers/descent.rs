@@ -76,7 +76,7 @@ fn every_optimizer_descends_at_some_rate() {
     let problem = Regression::new();
     let start = problem.descend(&AnyOptimizer::default(), 0.0, 0);
     for optimizer in AnyOptimizer::all() {
-        let rates = [3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0];
+        let rates = [3e-3, 1e-2, 3e-2, 0.1, 0.3, 0.6, 1.0, 2.0];
         let losses = rates.map(|rate| problem.descend(&optimizer, rate, 200));
         let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
         assert!(best < 0.02 * start, "{}: {best} from {start}; {losses:?}", optimizer.name());
@@ -176,4 +176,28 @@ fn losses_values_and_retentions_may_be_the_callers_own() {
     let end = solve(&at, &Smooth, &values, &Box(0.5), 200);
     let want = [0.2, -0.3, 0.5, -0.5, 0.0, 0.5];
     assert!(end.iter().zip(want).all(|(e, w)| (e - w).abs() < 1e-9), "{end:?}");
+}
+
+/// The worst that a bilinear loss without a lower bound can meet: the same direction in every vector at every step.
+#[test]
+fn deep_momentum_stays_bounded_under_gradients_that_never_change() {
+    let mut layout = ParamLayout::default();
+    layout.add("w".into(), &[12, 8], Kind::Matrix, Init::Normal(0.3));
+    layout.add("b".into(), &[40], Kind::Norm, Init::Constant(0.0));
+    for learn in [0.5, 0.899] {
+        let settings = json!({"name": "deep_momentum", "learn": learn});
+        let optimizer: AnyOptimizer = serde_json::from_value(settings).unwrap();
+        optimizer.check().unwrap();
+        let mut params: Params<f64> = layout.init(1);
+        let mut stepper = Stepper::new(optimizer, &layout, 0, |_| true);
+        let values = vec![1e3; layout.len];
+        for _ in 0..5000 {
+            let gradient = Gradient { values: &values, inputs: None };
+            stepper.step(&F64::new(), &mut params, gradient, 0.0, |_| true);
+        }
+        for name in ["first.w", "second.w", "first.b", "second.b"] {
+            let largest = stepper.values_mut(name).unwrap().iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+            assert!(largest < 10.0, "learn {learn}: {name} holds {largest}");
+        }
+    }
 }

@@ -97,5 +97,4 @@ experiments! {
     newton_schulz,
     tnt_projection,
     delta_momentum,
-    optimizers,
 }

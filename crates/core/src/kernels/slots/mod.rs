@@ -25,6 +25,14 @@ fn pieces(tokens: usize) -> impl DoubleEndedIterator<Item = (usize, usize)> + Ex
         .map(move |i| (i * CHECKPOINT_TOKENS, CHECKPOINT_TOKENS.min(tokens - i * CHECKPOINT_TOKENS)))
 }
 
+/// Which of the states that a pass keeps, every one, a token's step is taken from: state 1 + t lies before token t, state
+/// 0 is the anchor of the first. Without chunks that is the state before the token.
+fn anchor(chunk: Option<usize>, pos: u64, t: usize) -> usize {
+    let Some(chunk) = chunk else { return 1 + t };
+    let phase = (pos + t as u64) % chunk as u64;
+    usize::try_from(phase).ok().and_then(|phase| (t + 1).checked_sub(phase)).unwrap_or(0)
+}
+
 /// Row `t` of a list of rows.
 #[inline(always)]
 fn row(x: &[f32], t: usize, width: usize) -> &[f32] {

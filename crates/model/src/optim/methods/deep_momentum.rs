@@ -2,18 +2,21 @@
 //! [NestedLearning v1 eq.50].
 //!
 //! ```text
-//! m(u) = silu(u (A + a)) B;   u = P g, as vectors along the shorter side of the tensor
-//! a, B = momentum (a, B) - learn d/d(a, B) mean <m(u), t>,   t = u or ones
-//! W = W + rate output(m(u)) - rate decay W
+//! m(u) = silu(u (A + a)) B;   u = P g / size, as vectors along the shorter side of the tensor, of mean square length 1
+//! a, B = momentum (a, B) - learn (1 - momentum) d/d(a, B) mean <m(u), t>,   t = u or ones of length 1
+//! W = W + rate output(size m(u)) - rate decay W
 //! ```
 //!
 //! A is drawn once. Unlike the paper, what decays is the difference a from A, because a perceptron that decays to zero is
 //! dead for ever; and the target t is the gradient, because ones, as printed, push along all ones whatever the gradient
-//! says and do not descend. `output = "orthogonal"` is [NestedLearning v1 eq.52]: Muon, were m linear.
+//! says and do not descend. The size is taken out and put back because the loss has no lower bound: with inputs of length 1
+//! and `learn` below 0.9, what a and B add to each other in a step is less than what they forget, whatever the gradients.
+//! `output = "orthogonal"` is [NestedLearning v1 eq.52]: Muon, were m linear.
 
 use crate::error::Result;
 use crate::optim::Preconditioner;
 use crate::optim::elementwise::{advance, gather};
+use crate::optim::matrix::norm;
 use crate::optim::precondition::AdamScale;
 use crate::optim::step::{About, Optimizer, Shape, StateSpec, Step, counted, within};
 use hecate_core::Scalar;
@@ -50,7 +53,7 @@ pub struct DeepMomentum {
     pub hidden: usize,
     /// Decay of what the perceptron learned.
     pub momentum: f64,
-    /// Its own learning rate.
+    /// Its own learning rate over what it forgets in a step, below 0.9.
     pub learn: f64,
     /// What it learns to point against.
     pub target: Target,
@@ -64,11 +67,11 @@ pub struct DeepMomentum {
 
 impl Default for DeepMomentum {
     fn default() -> Self {
-        // Inputs of unit size keep the perceptron, whose output grows with their cube, in range.
+        // Half of what it could bear; inputs whose numbers are as large for every parameter, as under AdamW.
         Self {
             hidden: 16,
             momentum: 0.9,
-            learn: 0.1,
+            learn: 0.5,
             target: Target::Gradient,
             precondition: Preconditioner::Adam(AdamScale::default()),
             output: Output::Linear,
@@ -99,14 +102,16 @@ impl DeepMomentum {
         let (w, z) = hidden(first);
         let silu = |z: &[O::F]| z.iter().map(|z| z.silu()).collect::<Vec<O::F>>();
         let weight = O::F::from_f64(1.0 / vectors as f64);
-        let target = |&u: &O::F| if self.target == Target::Gradient { weight * u } else { weight };
+        let ones = O::F::from_f64((n as f64).powf(-0.5) / vectors as f64);
+        let target = |&u: &O::F| if self.target == Target::Gradient { weight * u } else { ones };
         let dy: Vec<O::F> = u.iter().map(target).collect();
         let (mut dz, mut dfirst, mut dsecond) =
             (vec![zero; z.len()], vec![zero; first.len()], vec![zero; second.len()]);
         ops.linear_backward(down, &silu(&z), second, &dy, Some(&mut dz), Some(&mut dsecond));
         dz.iter_mut().zip(&z).for_each(|(d, z)| *d *= z.silu_slope());
         ops.linear_backward(up, u, &w, &dz, None, Some(&mut dfirst));
-        let (momentum, learn) = (O::F::from_f64(self.momentum), O::F::from_f64(-self.learn));
+        let momentum = O::F::from_f64(self.momentum);
+        let learn = O::F::from_f64(-self.learn * (1.0 - self.momentum));
         gather(first, momentum, learn, &dfirst);
         gather(second, momentum, learn, &dsecond);
         let (_, z) = hidden(first);
@@ -124,14 +129,14 @@ impl DeepMomentum {
 impl Optimizer for DeepMomentum {
     fn about(&self) -> About {
         About {
-            equation: "m' = momentum m - learn ∇⟨m(P g), P g⟩, m a perceptron; W' = W + rate m'(P g)",
+            equation: "m' = momentum m - learn ∇⟨m(u), u⟩, m a perceptron, u = P g; W' = W + rate m'(u)",
             source: "[NestedLearning v1 eq.50]",
         }
     }
     fn check(&self) -> Result<()> {
         counted("hidden", self.hidden, 1, 1 << 16)?;
         within("momentum", self.momentum, 0.0, 1.0)?;
-        within("learn", self.learn, 0.0, 1e6)?;
+        within("learn", self.learn, 0.0, 0.9)?;
         within("weight_decay", self.weight_decay, 0.0, 1e3)?;
         self.precondition.check()
     }
@@ -152,10 +157,15 @@ impl Optimizer for DeepMomentum {
         if rows < columns {
             u = turn(rows, columns, &u);
         }
+        let size = norm(&u) / (at.shape.long() as f64).sqrt();
+        if size > 0.0 {
+            u.iter_mut().for_each(|u| *u /= O::F::from_f64(size));
+        }
         let mut y = self.learn(at.ops, at.shape.short(), &u, [start, first, second]);
         if rows < columns {
             y = turn(columns, rows, &y);
         }
-        advance(p, at.keep(self.weight_decay), O::F::from_f64(at.rate), &y);
+        let size = if self.output == Output::Linear { size } else { 1.0 };
+        advance(p, at.keep(self.weight_decay), O::F::from_f64(at.rate * size), &y);
     }
 }

@@ -8,7 +8,7 @@ mod backward;
 mod forward;
 
 use super::strips::{over_slots, strips};
-use super::{LANES, add, pieces, row, starts};
+use super::{LANES, add, anchor, pieces, row, starts};
 use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
 use crate::kernels::memory::row::{pad, unpad};
 use crate::kernels::scratch;
@@ -83,11 +83,7 @@ impl<'a> Tokens<'a> {
     }
     /// Which state of a [`Trail`] with every state the step of token `t` is taken from.
     fn anchor(&self, t: usize) -> usize {
-        if self.rule.chunk <= 1 {
-            return 1 + t;
-        }
-        let phase = (self.pos + t as u64) % self.rule.chunk as u64;
-        usize::try_from(phase).ok().and_then(|phase| (t + 1).checked_sub(phase)).unwrap_or(0)
+        anchor((self.rule.chunk > 1).then_some(self.rule.chunk), self.pos, t)
     }
 }
 

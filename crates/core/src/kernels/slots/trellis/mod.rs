@@ -8,7 +8,7 @@ mod code;
 mod forward;
 
 use super::strips::{over_rows, over_slots};
-use super::{LANES, add, pieces, row, starts};
+use super::{LANES, add, anchor, pieces, row, starts};
 use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
 use crate::kernels::memory::tile::transpose;
 use crate::kernels::scratch;
@@ -92,11 +92,7 @@ impl<'a> Tokens<'a> {
     }
     /// Which state of a [`Trail`] with every state the codes of token `t` are taken from.
     fn anchor(&self, t: usize) -> usize {
-        if !self.rule.frozen() {
-            return 1 + t;
-        }
-        let phase = (self.pos + t as u64) % self.rule.chunk as u64;
-        usize::try_from(phase).ok().and_then(|phase| (t + 1).checked_sub(phase)).unwrap_or(0)
+        anchor(self.rule.frozen().then_some(self.rule.chunk), self.pos, t)
     }
 }
 
