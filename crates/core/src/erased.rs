@@ -102,6 +102,8 @@ pub trait ErasedRule: Over<f32> + Over<f64> + Over<Dual<f64>> + Debug {
     fn unbounded(&self) -> Option<&'static str>;
     /// See [`MemoryRule::reads_first`].
     fn reads_first(&self) -> bool;
+    /// See [`MemoryRule::reads`].
+    fn reads(&self, input: &Input) -> bool;
     /// [`MemoryRule::brief`], where that differs from the rule itself.
     fn shortened(&self) -> Option<Box<dyn ErasedRule>>;
     /// See [`MemoryRule::KERNELS`].
@@ -132,6 +134,9 @@ impl<R: MemoryRule> ErasedRule for R {
     }
     fn reads_first(&self) -> bool {
         MemoryRule::reads_first(self)
+    }
+    fn reads(&self, input: &Input) -> bool {
+        MemoryRule::reads(self, input)
     }
     fn shortened(&self) -> Option<Box<dyn ErasedRule>> {
         let brief = self.brief();

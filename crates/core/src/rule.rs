@@ -359,6 +359,11 @@ pub trait MemoryRule:
     fn reads_first(&self) -> bool {
         false
     }
+    /// True if a read looks at this input: the query and gates, unless a rule says otherwise. What it does not look at need
+    /// not be made for a read alone.
+    fn reads(&self, input: &Input) -> bool {
+        input.name == input::Q.name || !input.activation.is_convolved()
+    }
     /// What documentation says of it.
     fn about(&self) -> About;
     /// What a token brings, in the order in which every function takes it.

@@ -20,6 +20,15 @@ pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) 
             rule.write(d, pos, &x, &mut written);
             let seen = if rule.reads_first() { &prev } else { &written };
             rule.read(d, pos, &x, seen, &mut read);
+            let unmade: Vec<Vec<f32>> = s.widths.iter().map(|&w| vec![f32::NAN; w]).collect();
+            let list = rule.inputs();
+            let parts = list.iter().zip(x.iter().zip(&unmade));
+            let some: Vec<&[f32]> = parts.map(|(i, (&x, unmade))| if rule.reads(i) { x } else { unmade }).collect();
+            let mut alone = vec![1e9; d.dv];
+            rule.read(d, pos, &some, seen, &mut alone);
+            report.expect(Check::Halves, stream::same_bits(&alone, &read), || {
+                format!("token {t}: the read looks at an input that it says it does not look at")
+            });
             report.expect(Check::Halves, stream::same_bits(&stepped, &read), || {
                 format!("token {t}: the step reads {stepped:?}, its halves read {read:?}")
             });

@@ -294,6 +294,14 @@ mutants! {
         }
     }
 
+    /// A read that looks at the value too, which it does not say; exactly so, with nothing to be gained by it.
+    LooksAtTheValue, "looks at the value when reading", Some(Check::Halves), {
+        fn read<F: Scalar>(d: Dims, pos: u64, x: &[&[F]], state: &[F], y: &mut [F]) {
+            Titans::default().read(d, pos, x, state, y);
+            y.iter_mut().zip(x[V]).for_each(|(y, &v)| *y += F::zero() * v);
+        }
+    }
+
     /// Keeps the last value outside its state, so that the previous token of another stream shines through.
     RemembersOutside, "remembers outside its state", Some(Check::Isolation), {
         fn write<F: Scalar>(d: Dims, pos: u64, x: &[&[F]], state: &mut [F]) {

@@ -65,6 +65,10 @@ impl MemoryRule for Paced {
         self.rule.reads_first()
     }
 
+    fn reads(&self, input: &Input) -> bool {
+        self.rule.erased().reads(input)
+    }
+
     fn about(&self) -> About {
         About {
             equation: "E' = E + write(M, x) - M; at every period-th token M' = M + E' / period, E' = 0; y = read(M', q)",

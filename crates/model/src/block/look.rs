@@ -1,11 +1,13 @@
 //! Reading a memory without writing: what a mixer asks a state that stands still.
 //!
-//! The inputs of such a read skip the short convolution, which runs over the written stream alone.
+//! The inputs of such a read skip the short convolution, which runs over the written stream alone; those that it does not
+//! look at are not made.
 
 use super::Call;
 use super::memory::{Memory, inputs, inputs_mut};
 use crate::error::{Error, Result};
 use crate::pool::{Pool, fit};
+use hecate_core::Scalar;
 use hecate_core::ops::{ConvShape, Ops};
 use hecate_core::scan::{Write, reference_read_backward};
 
@@ -40,9 +42,14 @@ impl Memory {
         }
         for (i, p) in self.convolved.iter().enumerate() {
             let s = ConvShape { taps: 0, ..self.conv_shape(p, tokens) };
+            let input = fit(&mut tape.inputs[i], s.heads.len());
+            if !p.read {
+                input.fill(O::F::zero());
+                continue;
+            }
             let pre = fit(&mut tape.pre[i], s.heads.len());
             p.project(call, x, pre);
-            call.ops.conv_forward(s, pre, &[], &[], fit(&mut tape.inputs[i], s.heads.len()));
+            call.ops.conv_forward(s, pre, &[], &[], input);
         }
         call.linear(&self.gate_weight, x, fit(&mut tape.gate_pre, tokens * self.gate_bias.len()));
         let bias = &call.params[self.gate_bias.clone()];
@@ -78,7 +85,7 @@ impl Memory {
             reference_read_backward(&self.rule, s, &inputs, memory, dy, &mut dinputs, dmemory);
         }
         self.gates_backward(call, x, &tape.gate_pre, &dgates, dx, grads, pool);
-        for (i, p) in self.convolved.iter().enumerate() {
+        for (i, p) in self.convolved.iter().enumerate().filter(|(_, p)| p.read) {
             let mut dpre = pool.zeros(tape.pre[i].len());
             let s = ConvShape { taps: 0, ..self.conv_shape(p, tokens) };
             call.ops.conv_backward(s, &tape.pre[i], &[], &[], &dconvolved[i], &mut dpre, &mut []);

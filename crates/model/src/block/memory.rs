@@ -60,6 +60,8 @@ pub(super) struct Convolved {
     width: usize,
     silu: bool,
     unit: bool,
+    /// Whether a read looks at it.
+    pub read: bool,
     taps: usize,
     /// Its projection; none for a share of the block's input.
     weight: Option<Range<usize>>,
@@ -190,7 +192,16 @@ impl Memory {
         let conv = b.params.add(conv_name, &[taps, inner], Kind::Conv, Init::NewestTap(0.2));
         let tail_name = format!("{}.{}.{}.tail", b.prefix, wanted.state, input.name);
         let tail = b.state.add(tail_name, Content::Tensor(vec![taps.saturating_sub(1), inner]));
-        self.convolved.push(Convolved { width, silu: !share, unit, taps, weight, conv, tail });
+        self.convolved.push(Convolved {
+            width,
+            silu: !share,
+            unit,
+            read: wanted.rule.erased().reads(input),
+            taps,
+            weight,
+            conv,
+            tail,
+        });
     }
 
     pub fn info(&self) -> MemoryInfo {
@@ -418,7 +429,7 @@ impl Memory {
 
     /// Projections and gates, and two operations for every number of the state.
     pub fn read_flops(&self) -> f64 {
-        let weights: usize = self.convolved.iter().map(Convolved::weight_len).sum();
+        let weights: usize = self.convolved.iter().filter(|p| p.read).map(Convolved::weight_len).sum();
         2.0 * (weights + self.gate_weight.len() + self.state.len()) as f64
     }
 

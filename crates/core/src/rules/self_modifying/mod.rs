@@ -194,6 +194,9 @@ impl MemoryRule for SelfModifying {
     fn reads_first(&self) -> bool {
         true
     }
+    fn reads(&self, input: &Input) -> bool {
+        input.name == if self.adaptive_q { X.name } else { input::Q.name }
+    }
 
     fn about(&self) -> About {
         About {
