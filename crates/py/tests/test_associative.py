@@ -17,7 +17,9 @@ def pairs(n, dk, dv, dtype=np.float64):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rule", list(draw.RULES))
 def test_every_rule_learns_pairs_and_forgets_them_at_a_reset(rule, dtype):
-    memory = AssociativeMemory(rule, 8, 8, seed=1, dtype=dtype)
+    # What is read changes at the end of a chunk alone; the rule's own has 64 tokens.
+    short = {"self_modifying": {"name": "self_modifying", "chunk": 4, "chunk_memory": 8}}
+    memory = AssociativeMemory(short.get(rule, rule), 8, 8, seed=1, dtype=dtype)
     keys, values = pairs(20, 8, 8, dtype)
     empty = memory.read(keys)
     memory.write(keys[:9], values[:9])
