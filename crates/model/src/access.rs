@@ -1,7 +1,9 @@
 //! What a call may write: said with every call, never a hidden mode.
 
-/// Parts of a model: blocks, and levels of their memories.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// Parts of a model: blocks, and levels of their memories and of their continuum memories.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
     /// These blocks, from 0; all of them where absent.
     pub blocks: Option<Vec<usize>>,
@@ -30,20 +32,22 @@ impl Parts {
 }
 
 /// What a call may write into the state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Access {
     /// Everything advances and stays.
+    #[default]
     Learn,
-    /// As `Learn`, but only the memories of these parts write.
+    /// As `Learn`, but only these parts write.
     LearnOnly(Parts),
-    /// The call works on a copy: the caller's state is the same bits afterwards.
+    /// The call works on a copy: the caller's state is the same bits afterwards. Continuum memories stand still.
     Read,
-    /// The memories of these parts read but never write; windows and convolutions run on. The ablation.
+    /// These parts read but never write; windows and convolutions run on. The ablation.
     Frozen(Parts),
 }
 
 impl Access {
-    /// Whether a level of the memory of a block writes during the call.
+    /// Whether a level of a memory of a block writes during the call.
     pub fn writes(&self, block: usize, level: usize) -> bool {
         match self {
             Access::Learn | Access::Read => true,

@@ -19,6 +19,12 @@ impl<F: Scalar> Buffer<F> {
     }
 }
 
+impl<F> Default for Buffer<F> {
+    fn default() -> Self {
+        Self(AVec::new(64))
+    }
+}
+
 impl<F> From<Vec<F>> for Buffer<F> {
     fn from(values: Vec<F>) -> Self {
         Self(AVec::from_iter(64, values))

@@ -17,6 +17,7 @@ pub mod optim;
 mod params;
 mod pool;
 pub mod rng;
+mod slices;
 pub mod state;
 pub mod tensorfile;
 pub mod weights;

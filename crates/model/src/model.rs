@@ -1,12 +1,13 @@
 //! The model: an embedding, blocks, a final norm and a head; one way through it for every purpose.
 
 use crate::access::Access;
-use crate::block::{Block, BlockTape, Builder, Call, MemoryInfo, RopeTable};
+use crate::block::{Again, Block, BlockTape, Builder, Call, MemoryInfo, Pace, RopeTable};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::optim::InputLayout;
 use crate::params::{Init, Kind, ParamLayout, Params};
 use crate::pool::{Pool, fit};
+use crate::slices::{Lesson, Moving, Schedule, Slice};
 use crate::state::{LevelSchedule, State, StateLayout};
 use hecate_core::ops::{LinearShape, Ops, rope};
 use hecate_core::{AnyRule, Scalar};
@@ -24,19 +25,24 @@ pub struct Model {
     params: ParamLayout,
     inputs: InputLayout,
     state: Arc<StateLayout>,
-    embedding: Range<usize>,
-    blocks: Vec<Block>,
-    norm: Range<usize>,
+    pub(crate) embedding: Range<usize>,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) norm: Range<usize>,
     head: Option<Range<usize>>,
     rope: Vec<(usize, f64)>,
     /// Positions that some mixer puts before the sequence, at most.
     rope_extra: usize,
+    /// When continuum memories move.
+    pub(crate) schedule: Schedule,
 }
 
 /// Buffers of a call, reused from call to call: after warm-up a decoding step allocates nothing.
 #[derive(Debug)]
 pub struct Workspace<F> {
-    pool: Pool<F>,
+    pub(crate) pool: Pool<F>,
+    /// Weights that the sequence changes, as they are.
+    pub(crate) sums: Vec<F>,
+    pub(crate) slice: Slice<F>,
     block: BlockTape<F>,
     rope: Vec<RopeTable<F>>,
     x: Vec<F>,
@@ -48,6 +54,8 @@ impl<F: Scalar> Default for Workspace<F> {
     fn default() -> Self {
         Self {
             pool: Pool::default(),
+            sums: Vec::new(),
+            slice: Slice::default(),
             block: BlockTape::default(),
             rope: Vec::new(),
             x: Vec::new(),
@@ -60,7 +68,8 @@ impl<F: Scalar> Default for Workspace<F> {
 impl<F: Scalar> Workspace<F> {
     /// Values held.
     pub fn len(&self) -> usize {
-        self.block.len() + self.pool.len() + self.x.len() + self.normed.len() + self.logits.len()
+        let own = [&self.sums, &self.x, &self.normed, &self.logits].map(|v| v.len());
+        self.block.len() + self.slice.len() + self.pool.len() + own.iter().sum::<usize>()
     }
     /// True before the first call.
     pub fn is_empty(&self) -> bool {
@@ -71,18 +80,26 @@ impl<F: Scalar> Workspace<F> {
 /// What a training step keeps of its forward pass, reused from step to step.
 #[derive(Debug)]
 pub struct Tape<F> {
-    pool: Pool<F>,
-    blocks: Vec<BlockTape<F>>,
+    pub(crate) pool: Pool<F>,
+    pub(crate) blocks: Vec<BlockTape<F>>,
     rope: Vec<RopeTable<F>>,
     x: Vec<F>,
     normed: Vec<F>,
     gathers_inputs: bool,
+    /// Of the pass in which continuum memories move: its slices, the state's memories, and the weights that move.
+    pub(crate) slice: Slice<F>,
+    pub(crate) data: Vec<F>,
+    pub(crate) sums: Vec<F>,
+    /// The same weights on the way back.
+    pub(crate) again: Again<F>,
 }
 
 impl<F: Scalar> Default for Tape<F> {
     fn default() -> Self {
         let (pool, blocks, rope) = (Pool::default(), Vec::new(), Vec::new());
-        Self { pool, blocks, rope, x: Vec::new(), normed: Vec::new(), gathers_inputs: false }
+        let [x, normed, data, sums, fast, again] = std::array::from_fn(|_| Vec::new());
+        let (slice, again) = (Slice::default(), Again { fast, sums: again });
+        Self { pool, blocks, rope, x, normed, gathers_inputs: false, slice, data, sums, again }
     }
 }
 
@@ -95,7 +112,8 @@ impl<F: Scalar> Tape<F> {
     /// Values held, temporary buffers included.
     pub fn len(&self) -> usize {
         let blocks: usize = self.blocks.iter().map(BlockTape::len).sum();
-        blocks + self.x.len() + self.normed.len() + self.pool.len()
+        let own = [&self.x, &self.normed, &self.data, &self.sums, &self.again.fast, &self.again.sums].map(|v| v.len());
+        blocks + self.slice.len() + self.pool.len() + own.iter().sum::<usize>()
     }
     /// True before the first step.
     pub fn is_empty(&self) -> bool {
@@ -128,11 +146,12 @@ impl Model {
         let table_std = if config.tie_embeddings { head_std } else { 0.5 };
         let embedding =
             params.add("embedding.weight".into(), &[vocab, width], Kind::Embedding, Init::Normal(table_std));
-        let mut blocks = Vec::new();
+        let (mut blocks, mut sums) = (Vec::new(), 0);
         for (i, block) in expanded.iter().enumerate() {
             let (prefix, depth) = (format!("blocks.{i}"), expanded.len());
-            let mut b = Builder { params: &mut params, state: &mut state, width, depth, prefix };
+            let mut b = Builder { params: &mut params, state: &mut state, width, depth, prefix, sums };
             blocks.push(Block::new(&mut b, block));
+            sums = b.sums;
         }
         let norm = params.add("norm.scale".into(), &[width], Kind::Norm, Init::Constant(1.0));
         let head = (!config.tie_embeddings)
@@ -148,10 +167,13 @@ impl Model {
                 let AnyRule::Paced(paced) = &info.rule else { return None };
                 Some(LevelSchedule { block: b, level: info.level, period: paced.period })
             }));
+            let periods = block.cms().into_iter().flat_map(|cms| cms.schedule().enumerate());
+            state.levels.extend(periods.map(|(level, period)| LevelSchedule { block: b, level, period }));
         }
         let rope_extra = blocks.iter().map(Block::rope_extra).max().unwrap_or(0);
         let inputs = InputLayout::new(&params);
-        Ok(Self { config, params, inputs, state: Arc::new(state), embedding, blocks, norm, head, rope, rope_extra })
+        let (schedule, state) = (Schedule::new(&blocks, sums, config.context as u64, &params), Arc::new(state));
+        Ok(Self { config, params, inputs, state, embedding, blocks, norm, head, rope, rope_extra, schedule })
     }
 
     /// The configuration, `repeat` written out.
@@ -204,13 +226,30 @@ impl Model {
         ws: &'w mut Workspace<O::F>,
     ) -> Result<&'w [O::F]> {
         self.check_tokens(tokens)?;
+        let rows = if want == Logits::All { tokens.len() } else { tokens.len().min(1) };
+        fit(&mut ws.logits, rows * self.config.vocab);
+        self.add_up(params, &state.fast, &mut ws.sums);
         if *access == Access::Read {
-            return self.advance(ops, params, &mut state.clone(), tokens, access, want, ws);
+            // What cannot change is lent to the copy.
+            let lent = (std::mem::take(&mut state.fast), std::mem::take(&mut state.open));
+            let mut copy = state.clone();
+            (copy.fast, copy.open) = lent;
+            let result = self.advance(ops, params, &mut copy, tokens, access, want, ws);
+            (state.fast, state.open) = (copy.fast, copy.open);
+            result?;
+        } else if self.may_move(access) {
+            self.advance_in_slices(ops, params, state, tokens, access, want, ws)?;
+        } else {
+            if let Some(&next) = tokens.first() {
+                self.close(ops, params, state, next, ws)?;
+            }
+            self.advance(ops, params, state, tokens, access, want, ws)?;
         }
-        self.advance(ops, params, state, tokens, access, want, ws)
+        Ok(&ws.logits)
     }
 
-    fn advance<'w, O: Ops>(
+    /// Slice by slice. One that the call brings whole, with its successor, runs once; tokens of others wait in the state.
+    fn advance_in_slices<O: Ops>(
         &self,
         ops: &O,
         params: &Params<O::F>,
@@ -218,36 +257,106 @@ impl Model {
         tokens: &[u32],
         access: &Access,
         want: Logits,
-        ws: &'w mut Workspace<O::F>,
-    ) -> Result<&'w [O::F]> {
-        let (width, vocab) = (self.config.width, self.config.vocab);
-        let rows = if want == Logits::All { tokens.len() } else { tokens.len().min(1) };
-        fit(&mut ws.logits, rows * vocab);
-        let last_piece = tokens.len().div_ceil(PIECE_TOKENS).saturating_sub(1);
-        for (i, piece) in tokens.chunks(PIECE_TOKENS).enumerate() {
-            let x = fit(&mut ws.x, piece.len() * width);
-            ops.embedding_forward(width, piece, &params.data[self.embedding.clone()], x);
-            self.fill_rope(&mut ws.rope, piece.len(), state.position);
-            for (b, block) in self.blocks.iter().enumerate() {
-                let call = self.call(ops, params, piece.len(), state.position, false, access, b, &ws.rope);
-                block.forward(&call, &mut ws.x, &mut state.data, &mut ws.block, &mut ws.pool)?;
+        ws: &mut Workspace<O::F>,
+    ) -> Result<()> {
+        let (vocab, pace, mut done) = (self.config.vocab, Pace::Serving, 0);
+        while done < tokens.len() {
+            let rest = &tokens[done..];
+            let begin = state.position - state.open.tokens.len() as u64;
+            let end = self.schedule.end_of_slice(begin, pace);
+            if state.open.tokens.is_empty() {
+                state.open.access.clone_from(access);
+            } else if state.position == end || state.open.access != *access {
+                self.close(ops, params, state, rest[0], ws)?;
+                continue;
             }
-            state.position += piece.len() as u64;
-            let (x, at) = match want {
-                Logits::All => (ws.x.as_slice(), i * PIECE_TOKENS),
-                Logits::Last if i == last_piece => (&ws.x[(piece.len() - 1) * width..], 0),
-                Logits::Last => continue,
-            };
-            let normed = fit(&mut ws.normed, x.len());
-            ops.rms_norm_forward(width, x, &params.data[self.norm.clone()], normed);
-            let logits = &mut ws.logits[at * vocab..][..x.len() / width * vocab];
-            self.head_forward(ops, params, normed, logits);
-            // Without a way out of the loop, so that it can be vectorised.
-            if !logits.iter().fold(true, |finite, l| finite & l.is_finite()) {
-                return Err(self.blame(state, "logits"));
+            let room = (end - state.position) as usize;
+            if state.open.tokens.is_empty() && rest.len() > room {
+                let (tokens, targets) = (&rest[..room], &rest[1..=room]);
+                let lesson = Lesson { pos: begin, tokens, targets, access, pace };
+                let (State { data, fast, .. }, Workspace { sums, slice, pool, .. }) = (&mut *state, &mut *ws);
+                self.slice(ops, params, &lesson, Moving { data, fast, sums, slice, pool })?;
+                state.position = end;
+                if want == Logits::All {
+                    ws.logits[done * vocab..][..room * vocab].copy_from_slice(&ws.slice.logits);
+                    self.check_logits(state, &ws.slice.logits)?;
+                }
+                done += room;
+                continue;
             }
+            let n = room.min(rest.len());
+            if state.open.tokens.is_empty() {
+                state.open.keep(&self.state, &state.data);
+            }
+            state.open.tokens.extend_from_slice(&rest[..n]);
+            let (from, last) = (if want == Logits::All { done } else { 0 }, done + n == tokens.len());
+            let want = if want == Logits::Last && !last { None } else { Some((want, from)) };
+            self.piece(ops, params, state, &rest[..n], access, want, ws)?;
+            done += n;
         }
-        Ok(&ws.logits)
+        Ok(())
+    }
+
+    fn advance<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        tokens: &[u32],
+        access: &Access,
+        want: Logits,
+        ws: &mut Workspace<O::F>,
+    ) -> Result<()> {
+        let last = tokens.len().div_ceil(PIECE_TOKENS).saturating_sub(1);
+        for (i, piece) in tokens.chunks(PIECE_TOKENS).enumerate() {
+            let want = match want {
+                Logits::All => Some((want, i * PIECE_TOKENS)),
+                Logits::Last => (i == last).then_some((want, 0)),
+            };
+            self.piece(ops, params, state, piece, access, want, ws)?;
+        }
+        Ok(())
+    }
+
+    /// Tokens between which no weight changes; where their logits go, from which row, if anyone wants them.
+    fn piece<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        tokens: &[u32],
+        access: &Access,
+        want: Option<(Logits, usize)>,
+        ws: &mut Workspace<O::F>,
+    ) -> Result<()> {
+        let (width, vocab) = (self.config.width, self.config.vocab);
+        let x = fit(&mut ws.x, tokens.len() * width);
+        ops.embedding_forward(width, tokens, &params.data[self.embedding.clone()], x);
+        self.fill_rope(&mut ws.rope, tokens.len(), state.position);
+        for (b, block) in self.blocks.iter().enumerate() {
+            let call = self.call(ops, params, tokens.len(), state.position, false, access, b, &ws.rope);
+            let call = Call { fast: &ws.sums, ..call };
+            block.forward(&call, &mut ws.x, &mut state.data, &mut ws.block, &mut ws.pool)?;
+        }
+        state.position += tokens.len() as u64;
+        let (x, at) = match want {
+            Some((Logits::All, at)) => (ws.x.as_slice(), at),
+            Some((Logits::Last, at)) => (&ws.x[(tokens.len() - 1) * width..], at),
+            None => return Ok(()),
+        };
+        let normed = fit(&mut ws.normed, x.len());
+        ops.rms_norm_forward(width, x, &params.data[self.norm.clone()], normed);
+        let logits = &mut ws.logits[at * vocab..][..x.len() / width * vocab];
+        self.head_forward(ops, params, normed, logits);
+        self.check_logits(state, logits)
+    }
+
+    fn check_logits<F: Scalar>(&self, state: &State<F>, logits: &[F]) -> Result<()> {
+        // Without a way out of the loop, so that it can be vectorised.
+        if logits.iter().fold(true, |finite, l| finite & l.is_finite()) {
+            return Ok(());
+        }
+        Err(self.blame(state, "logits"))
     }
 
     /// Forward and backward over one sequence: the losses `[T]` in nats, and the gradients of their weighted sum.
@@ -275,11 +384,18 @@ impl Model {
         self.check_tokens(targets)?;
         let (width, n, pos) = (self.config.width, tokens.len(), state.position);
         tape.blocks.resize_with(self.blocks.len(), BlockTape::default);
+        tape.blocks.iter_mut().for_each(BlockTape::start);
+        state.open.tokens.clear();
+        if self.schedule.moves(self.training_pace()) {
+            self.play(ops, params, state, tokens, targets, tape)?;
+        } else {
+            self.add_up(params, &state.fast, &mut tape.sums);
+        }
         let x = fit(&mut tape.x, n * width);
         ops.embedding_forward(width, tokens, &params.data[self.embedding.clone()], x);
         self.fill_rope(&mut tape.rope, n, pos);
         for (b, (block, own)) in self.blocks.iter().zip(&mut tape.blocks).enumerate() {
-            let call = self.call(ops, params, n, pos, true, &Access::Learn, b, &tape.rope);
+            let call = self.training_call(ops, params, n, pos, b, &tape.rope, &tape.sums);
             block.forward(&call, &mut tape.x, &mut state.data, own, &mut tape.pool)?;
         }
         state.position += n as u64;
@@ -290,10 +406,10 @@ impl Model {
             tape.pool.give(dx);
             return Err(self.blame_tape(state, tape));
         }
-        for (b, (block, own)) in self.blocks.iter().zip(&tape.blocks).enumerate().rev() {
-            let call = self.call(ops, params, n, pos, true, &Access::Learn, b, &tape.rope);
+        for (b, (block, own)) in self.blocks.iter().zip(&mut tape.blocks).enumerate().rev() {
+            let call = self.training_call(ops, params, n, pos, b, &tape.rope, &tape.sums);
             let call = Call { inputs: tape.gathers_inputs.then_some(&self.inputs), ..call };
-            block.backward(&call, own, &mut dx, grads, &mut tape.pool)?;
+            block.backward(&call, own, &mut dx, grads, &mut tape.again, &mut tape.pool)?;
         }
         ops.embedding_backward(width, tokens, &dx, &mut grads[self.embedding.clone()]);
         tape.pool.give(dx);
@@ -345,7 +461,7 @@ impl Model {
             let mut dlogits = tape.pool.zeros(rows * vocab);
             ops.cross_entropy_backward(vocab, &logits, targets, &dloss[..rows], &mut dlogits);
             let dnormed = &mut dnormed[first * width..][..rows * width];
-            self.head_backward(ops, params, normed, &dlogits, dnormed, grads);
+            self.head_backward(ops, params, normed, &dlogits, dnormed, Some(grads));
             tape.pool.give(logits);
             tape.pool.give(dlogits);
         }
@@ -357,7 +473,7 @@ impl Model {
         LinearShape { rows, inner: self.config.width, outer: self.config.vocab }
     }
 
-    fn head_forward<O: Ops>(&self, ops: &O, params: &Params<O::F>, x: &[O::F], logits: &mut [O::F]) {
+    pub(crate) fn head_forward<O: Ops>(&self, ops: &O, params: &Params<O::F>, x: &[O::F], logits: &mut [O::F]) {
         let s = self.head_shape(x.len() / self.config.width);
         match &self.head {
             Some(head) => ops.linear_forward(s, x, &params.data[head.clone()], logits),
@@ -365,30 +481,30 @@ impl Model {
         }
     }
 
-    fn head_backward<O: Ops>(
+    pub(crate) fn head_backward<O: Ops>(
         &self,
         ops: &O,
         params: &Params<O::F>,
         x: &[O::F],
         dlogits: &[O::F],
         dx: &mut [O::F],
-        grads: &mut [O::F],
+        grads: Option<&mut [O::F]>,
     ) {
         let s = self.head_shape(x.len() / self.config.width);
         match &self.head {
             Some(w) => {
-                let dw = Some(&mut grads[w.clone()]);
+                let dw = grads.map(|grads| &mut grads[w.clone()]);
                 ops.linear_backward(s, x, &params.data[w.clone()], dlogits, Some(dx), dw);
             }
             None => {
                 let w = self.embedding.clone();
-                let dw = Some(&mut grads[w.clone()]);
+                let dw = grads.map(|grads| &mut grads[w.clone()]);
                 ops.linear_transposed_backward(s, x, &params.data[w], dlogits, Some(dx), dw);
             }
         }
     }
 
-    fn call<'a, O: Ops>(
+    pub(crate) fn call<'a, O: Ops>(
         &self,
         ops: &'a O,
         params: &'a Params<O::F>,
@@ -399,10 +515,38 @@ impl Model {
         block: usize,
         rope: &'a [RopeTable<O::F>],
     ) -> Call<'a, O> {
-        Call { ops, params: &params.data, tokens, pos, record, access, block, rope, rope_from: pos, inputs: None }
+        Call {
+            ops,
+            params: &params.data,
+            tokens,
+            pos,
+            record,
+            access,
+            block,
+            rope,
+            rope_from: pos,
+            inputs: None,
+            fast: &[],
+            pace: Pace::Serving,
+            column: false,
+        }
     }
 
-    fn fill_rope<F: Scalar>(&self, tables: &mut Vec<RopeTable<F>>, tokens: usize, pos: u64) {
+    fn training_call<'a, O: Ops>(
+        &self,
+        ops: &'a O,
+        params: &'a Params<O::F>,
+        tokens: usize,
+        pos: u64,
+        block: usize,
+        rope: &'a [RopeTable<O::F>],
+        sums: &'a [O::F],
+    ) -> Call<'a, O> {
+        let call = self.call(ops, params, tokens, pos, true, &Access::Learn, block, rope);
+        Call { fast: sums, pace: self.training_pace(), ..call }
+    }
+
+    pub(crate) fn fill_rope<F: Scalar>(&self, tables: &mut Vec<RopeTable<F>>, tokens: usize, pos: u64) {
         tables.truncate(self.rope.len());
         for (i, &(width, base)) in self.rope.iter().enumerate() {
             // A workspace may have served another model.

@@ -3,8 +3,8 @@
 use hecate_core::ops::{Ops, Reference};
 use hecate_core::{AnyRule, Dims, Dual, Scalar};
 use hecate_model::config::{
-    AttentionConfig, BlockConfig, ChannelConfig, CombineConfig, LevelConfig, MacConfig, MagConfig, MalConfig,
-    MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig,
+    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, CombineConfig, LevelConfig,
+    MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig, Objective,
 };
 use hecate_model::rng::Rng;
 use hecate_model::{Access, Kind, Logits, Model, ModelConfig, ParamSpec, Params, State, Tape, Workspace};
@@ -64,6 +64,21 @@ fn around(memory: &MemoryConfig) -> Vec<MixerConfig> {
     ]
 }
 
+/// Continuum memories whose levels change after two, three and eight tokens; the last is as long as no context here.
+fn continua() -> Vec<ChannelConfig> {
+    let level = |period| CmsLevel { period: Some(period), rate: 0.3, decay: 0.1, warmup: 2, ..CmsLevel::default() };
+    let levels = vec![level(2), level(3), level(8)];
+    let all = [Arrangement::Sequential, Arrangement::Independent, Arrangement::Nested, Arrangement::Headwise];
+    let objectives = [Objective::Task, Objective::LocalL2];
+    let config = |(arrangement, objective)| {
+        let (levels, online) = (levels.clone(), arrangement == Arrangement::Nested);
+        let kind = if objective == Objective::Task { MlpKindConfig::Gated } else { MlpKindConfig::Gelu };
+        let hidden = Some(6);
+        ChannelConfig::Cms(CmsConfig { hidden, kind, arrangement, objective, online, levels, ..CmsConfig::default() })
+    };
+    all.into_iter().flat_map(|a| objectives.map(|o| (a, o))).map(config).collect()
+}
+
 /// Every mixer with every channel and norm, every mechanism in every mixer that takes a memory, and every rule alone.
 fn configs() -> Vec<ModelConfig> {
     let (alone, gated, gelu) = (
@@ -85,6 +100,10 @@ fn configs() -> Vec<ModelConfig> {
         }
     }
     add(MixerConfig::None, &gelu, false);
+    for channel in &continua() {
+        add(MixerConfig::Memory(plain.clone()), channel, false);
+        add(MixerConfig::Attention(attention()), channel, true);
+    }
     for combine in [CombineConfig::Scaled, CombineConfig::Learned, CombineConfig::Sum] {
         around(&levels(combine)).into_iter().for_each(|mixer| add(mixer, &alone, true));
     }
@@ -110,7 +129,7 @@ fn run<O: Ops>(ops: &O, model: &Model, params: &Params<O::F>, before: usize) -> 
     let mut ws = Workspace::default();
     model.forward(ops, params, &mut state, &TOKENS[..before], &Access::Learn, Logits::Last, &mut ws).unwrap();
     let mut constant: State<O::F> = state.clone();
-    constant.data.iter_mut().for_each(|x| *x = x.detach());
+    constant.data.iter_mut().chain(constant.fast.iter_mut()).for_each(|x| *x = x.detach());
     let mut losses = vec![O::F::zero(); 9];
     let mut grads = vec![O::F::zero(); model.params().len];
     let weight = O::F::from_f64(0.25);

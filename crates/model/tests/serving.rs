@@ -4,9 +4,11 @@ use hecate_core::ops::Cpu;
 use hecate_core::simd::Isa;
 use hecate_core::{Activation, AnyRule, Dims};
 use hecate_model::config::{
-    AttentionConfig, BlockConfig, LevelConfig, MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig,
+    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, LevelConfig, MacConfig, MagConfig,
+    MalConfig, MemoryConfig, MixerConfig, Objective,
 };
 use hecate_model::rng::Rng;
+use hecate_model::state::NamedTensor;
 use hecate_model::{
     Access, GenerationConfig, Lineage, Logits, Model, ModelConfig, Params, Parts, Sampler, State, Workspace, generate,
 };
@@ -15,7 +17,11 @@ use std::ops::ControlFlow;
 const VOCAB: usize = 50;
 
 fn config(mixer: MixerConfig) -> ModelConfig {
-    let blocks = vec![BlockConfig { repeat: 2, mixer, ..BlockConfig::default() }];
+    with_channel(mixer, ChannelConfig::default())
+}
+
+fn with_channel(mixer: MixerConfig, channel: ChannelConfig) -> ModelConfig {
+    let blocks = vec![BlockConfig { repeat: 2, mixer, channel, ..BlockConfig::default() }];
     ModelConfig { vocab: VOCAB, width: 32, blocks, ..ModelConfig::default() }
 }
 
@@ -37,7 +43,22 @@ fn beside(window: &AttentionConfig, memory: MemoryConfig) -> Vec<MixerConfig> {
     ]
 }
 
-/// Every mixer, and every rule alone, sizes that are no multiples of a vector.
+/// Continuum memories behind every kind of mixer: levels that change after a few tokens and after more than a slice.
+fn continua(mixers: &[MixerConfig]) -> Vec<ModelConfig> {
+    let level = |period, rate| CmsLevel { period: Some(period), rate, ..CmsLevel::default() };
+    let levels = vec![level(5, 0.1), level(12, 0.1), level(80, 0.3)];
+    let config = |(i, mixer): (usize, &MixerConfig)| {
+        use Arrangement::*;
+        let arrangement = [Sequential, Nested, Headwise, Independent][i % 4];
+        let objective = if i % 5 == 4 { Objective::LocalL2 } else { Objective::Task };
+        let (hidden, levels) = (Some(24), levels.clone());
+        let cms = CmsConfig { hidden, arrangement, objective, levels, ..CmsConfig::default() };
+        with_channel(mixer.clone(), ChannelConfig::Cms(cms))
+    };
+    mixers.iter().enumerate().map(config).collect()
+}
+
+/// Every mixer, continuum memories behind them, and every rule alone, sizes that are no multiples of a vector.
 fn models() -> Vec<(Model, Params<f32>)> {
     let window = AttentionConfig { heads: 2, head_width: Some(10), window: Some(70), ..AttentionConfig::default() };
     let full = AttentionConfig { heads: 4, kv_heads: Some(2), max_positions: 400, ..AttentionConfig::default() };
@@ -54,12 +75,17 @@ fn models() -> Vec<(Model, Params<f32>)> {
             mixers.extend(beside(&window, memory));
         }
     }
-    let build = |mixer| {
-        let model = Model::new(&config(mixer)).unwrap();
+    let build = |config: ModelConfig| {
+        let model = Model::new(&config).unwrap();
         let params = model.params().init(1);
         (model, params)
     };
-    mixers.into_iter().map(build).collect()
+    let part_of = |mixer: &&MixerConfig| match mixer {
+        MixerConfig::Memory(m) => WITH_ATTENTION.contains(&m.rule.name()),
+        _ => true,
+    };
+    let behind: Vec<MixerConfig> = mixers.iter().filter(part_of).cloned().collect();
+    mixers.into_iter().map(config).chain(continua(&behind)).map(build).collect()
 }
 
 fn tokens(n: usize) -> Vec<u32> {
@@ -171,7 +197,9 @@ fn a_reset_a_saved_and_a_forked_state_start_like_a_new_one() {
         let restored = State::from_bytes(m.0.state_layout().clone(), &lineage(), bytes).unwrap();
         for mut state in [reset.clone(), reset, restored] {
             assert!(run(&ops, m, &mut state, &ids[..0], &Access::Learn).is_empty());
-            assert!(run(&ops, m, &mut state, &ids, &Access::Read) == expected);
+            // Continuum memories stand still while a state is only read.
+            let still = m.0.state_layout().fast.is_empty();
+            assert_eq!(run(&ops, m, &mut state, &ids, &Access::Read) == expected, still);
             assert!(run(&ops, m, &mut state, &ids[..1], &Access::Learn) == expected[..VOCAB]);
             assert!(run(&ops, m, &mut state, &ids[1..], &Access::Learn) == expected[VOCAB..]);
             assert_eq!(state.hash(), new.hash());
@@ -235,7 +263,10 @@ fn access_says_what_is_written() {
         let read = run(&ops, m, &mut state, &ids[40..], &Access::Read);
         assert_eq!(state, start, "reading leaves the state as it was");
         let mut learned = start.clone();
-        assert!(run(&ops, m, &mut learned, &ids[40..], &Access::Learn) == read, "reading computes what learning does");
+        let same = run(&ops, m, &mut learned, &ids[40..], &Access::Learn) == read;
+        // While a state is only read, continuum memories stand still, and all others run as ever.
+        let moves = !m.0.state_layout().fast.is_empty();
+        assert!(same != moves, "reading computes what learning does");
         let mut frozen = start.clone();
         let cold = run(&ops, m, &mut frozen, &ids[40..], &Access::Frozen(Parts::all()));
         assert!(cold != read, "frozen memories answer differently");
@@ -244,6 +275,17 @@ fn access_says_what_is_written() {
         run(&ops, m, &mut half, &ids[40..], &Access::LearnOnly(Parts::blocks([1])));
         assert_eq!(memory(&half, 0), memory(&start, 0));
         assert_ne!(memory(&half, 1), memory(&start, 1));
+        let added = |s: &State<f32>, block: usize| -> Vec<f32> {
+            let own = |t: &&NamedTensor| t.name.starts_with(&format!("blocks.{block}."));
+            let list = m.0.state_layout().fast_tensors();
+            list.iter().filter(own).flat_map(|t| s.fast[t.runs[0].clone()].to_vec()).collect()
+        };
+        // What was open when the rights changed is learned from under those that it was taken with.
+        let mut closed = start.clone();
+        run(&ops, m, &mut closed, &ids[40..41], &Access::LearnOnly(Parts::blocks([])));
+        assert_eq!((added(&frozen, 0), added(&frozen, 1)), (added(&closed, 0), added(&closed, 1)));
+        assert_eq!(added(&half, 0), added(&closed, 0));
+        assert!(!moves || added(&half, 1) != added(&closed, 1));
     }
 }
 

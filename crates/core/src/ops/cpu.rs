@@ -114,12 +114,13 @@ impl Ops for Cpu {
         dx: Option<&mut [f32]>,
         dw: Option<&mut [f32]>,
     ) {
-        let (x, w) = (MatRef::new(x, s.rows, s.inner), MatRef::new(w, s.inner, s.outer));
         let dy = MatRef::new(dy, s.rows, s.outer);
         if let Some(dx) = dx {
+            let w = MatRef::new(w, s.inner, s.outer);
             self.multiply(dy, w.transposed(), MatMut::new(dx, s.rows, s.inner), Start::Current);
         }
         if let Some(dw) = dw {
+            let x = MatRef::new(x, s.rows, s.inner);
             self.multiply(x.transposed(), dy, MatMut::new(dw, s.inner, s.outer), Start::Current);
         }
     }

@@ -25,8 +25,9 @@ pub fn linear_backward<F: Scalar>(
     dx: Option<&mut [F]>,
     dw: Option<&mut [F]>,
 ) {
-    check(s, x, w, dy);
+    debug_assert_eq!(dy.len(), s.rows * s.outer);
     if let Some(dx) = dx {
+        debug_assert_eq!((w.len(), dx.len()), (s.inner * s.outer, s.rows * s.inner));
         for r in 0..s.rows {
             for i in 0..s.inner {
                 let terms = (0..s.outer).map(|o| dy[r * s.outer + o] * w[i * s.outer + o]);
@@ -35,6 +36,7 @@ pub fn linear_backward<F: Scalar>(
         }
     }
     if let Some(dw) = dw {
+        debug_assert_eq!((x.len(), dw.len()), (s.rows * s.inner, s.inner * s.outer));
         for r in 0..s.rows {
             for i in 0..s.inner {
                 for o in 0..s.outer {

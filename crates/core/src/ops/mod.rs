@@ -193,7 +193,7 @@ pub trait Ops: Sync {
 
     /// `y = x w`. Each output is summed over `inner` in rising order, whatever the other rows are.
     fn linear_forward(&self, s: LinearShape, x: &[Self::F], w: &[Self::F], y: &mut [Self::F]);
-    /// Transpose of `linear_forward`: `dx += dy w^T`, `dw += x^T dy`.
+    /// Transpose of `linear_forward`: `dx += dy w^T`, `dw += x^T dy`. Without `dw`, `x` may be empty; without `dx`, `w`.
     fn linear_backward(
         &self,
         s: LinearShape,

@@ -115,7 +115,7 @@ impl Alone {
         let [mut dgated, mut dy, mut dg] = std::array::from_fn(|_| pool.zeros(y.len()));
         call.linear_backward(&self.out, &tape.gated, dout, Some(&mut dgated), grads);
         let (s, scale) = (self.levels.head_shape(call.tokens), &call.params[self.scale.clone()]);
-        let dscale = &mut grads[self.scale.clone()];
+        let dscale = call.grad(grads, &self.scale);
         call.ops.gated_norm_backward(s, y, scale, &tape.g, &dgated, &mut dy, dscale, &mut dg);
         call.linear_backward(&self.gate, x, &dg, Some(dx), grads);
         self.levels.backward(call, x, &tape.levels, &dy, dx, grads, pool)?;

@@ -4,7 +4,7 @@ use super::persistent::Persistent;
 use super::{Builder, Call};
 use crate::config::AttentionConfig;
 use crate::pool::{Pool, fit};
-use crate::state::Content;
+use crate::state::{Content, StateLayout};
 use hecate_core::Scalar;
 use hecate_core::ops::{AttentionShape, HeadShape, KEY_BLOCK, Ops, Prefix, attention};
 use std::ops::Range;
@@ -25,6 +25,8 @@ pub(crate) struct Attention {
     out: Option<Range<usize>>,
     /// Persistent rows that every query sees: their number and their place.
     prefix: (usize, Range<usize>),
+    /// A token is a row and the one before it.
+    paired: bool,
     /// Rows of one serving call that the ring has room for besides the window.
     serve: usize,
     /// Ring of the state, in slots.
@@ -54,8 +56,16 @@ impl<F> AttentionTape<F> {
 }
 
 impl Attention {
-    /// `extra` rows may come on top of the tokens of a serving call.
-    pub fn new(b: &mut Builder<'_>, config: &AttentionConfig, part: &str, alone: bool, extra: usize) -> Self {
+    /// `extra` rows may come on top of the tokens of a serving call. `again`: keys stand at the places of their tokens, so
+    /// that running the same tokens again writes the same ones.
+    pub fn new(
+        b: &mut Builder<'_>,
+        config: &AttentionConfig,
+        part: &str,
+        alone: bool,
+        extra: usize,
+        again: bool,
+    ) -> Self {
         let (heads, width) = (config.heads, config.head_width(b.width));
         let kv_heads = config.kv_heads.unwrap_or(heads);
         let q = b.weight(&format!("{part}.q"), b.width, heads * width);
@@ -66,15 +76,37 @@ impl Attention {
         let ring = AttentionShape::ring_for(config.window(), serve);
         let blocks = ring / KEY_BLOCK;
         let name = format!("{}.attention", b.prefix);
-        let keys = b.state.add(format!("{name}.keys"), Content::Tensor(vec![kv_heads, blocks, width, KEY_BLOCK]));
-        let values = b.state.add(format!("{name}.values"), Content::Tensor(vec![kv_heads, blocks, KEY_BLOCK, width]));
+        let add = if again { StateLayout::add_again } else { StateLayout::add };
+        let keys = add(b.state, format!("{name}.keys"), Content::Tensor(vec![kv_heads, blocks, width, KEY_BLOCK]));
+        let values = add(b.state, format!("{name}.values"), Content::Tensor(vec![kv_heads, blocks, KEY_BLOCK, width]));
         let (window, base) = (config.window(), config.rope_base);
-        Self { heads, kv_heads, width, window, base, q, k, v, out, prefix: (0, 0..0), serve, ring, keys, values }
+        Self {
+            heads,
+            kv_heads,
+            width,
+            window,
+            base,
+            q,
+            k,
+            v,
+            out,
+            prefix: (0, 0..0),
+            paired: false,
+            serve,
+            ring,
+            keys,
+            values,
+        }
     }
 
     /// With rows that every query sees, whatever the window.
     pub fn seeing(self, rows: &Persistent) -> Self {
         Self { prefix: (rows.count(), rows.rows.clone()), ..self }
+    }
+
+    /// Over pairs of rows: what makes a token's key in the row before its own belongs to its column.
+    pub fn paired(self) -> Self {
+        Self { paired: true, ..self }
     }
 
     /// Width of what it gives: all heads side by side.
@@ -190,21 +222,18 @@ impl Attention {
         let [mut dprefix_keys, mut dprefix_values] = std::array::from_fn(|_| pool.zeros(tape.prefix_keys.len()));
         let own = self.shape(tokens, call.pos, AttentionShape::ring_for(self.window, tokens));
         call.ops.merge_backward(self.head_shape(tokens, self.heads), dmerged, &mut dy);
-        call.ops.attention_backward(
-            own,
-            &tape.q,
-            &tape.keys,
-            &tape.values,
-            Prefix { keys: &tape.prefix_keys[..], values: &tape.prefix_values[..] },
-            &tape.y,
-            &tape.lse,
-            &dy,
-            &mut dq,
-            &mut dk,
-            &mut dv,
-            Prefix { keys: &mut dprefix_keys[..], values: &mut dprefix_values[..] },
-        );
-        self.prefix_backward(call, [&dprefix_keys, &dprefix_values], grads, pool);
+        let prefix = Prefix { keys: &tape.prefix_keys[..], values: &tape.prefix_values[..] };
+        let (AttentionTape { q, keys, values, y, lse, .. }, ops) = (tape, call.ops);
+        if call.column {
+            ops.attention_column_backward(own, q, keys, values, prefix, y, lse, &dy, &mut dq, &mut dk, &mut dv);
+            if self.paired {
+                self.pairs_backward(call, own, tape, &dy, [&mut dk, &mut dv], pool);
+            }
+        } else {
+            let dprefix = Prefix { keys: &mut dprefix_keys[..], values: &mut dprefix_values[..] };
+            ops.attention_backward(own, q, keys, values, prefix, y, lse, &dy, &mut dq, &mut dk, &mut dv, dprefix);
+            self.prefix_backward(call, [&dprefix_keys, &dprefix_values], grads, pool);
+        }
         let empty: &[O::F] = &[];
         for (w, heads, table, dhead) in [
             (&self.q, self.heads, table, &dq),
@@ -219,6 +248,32 @@ impl Attention {
         for buffer in [dy, dq, dk, dv, dprefix_keys, dprefix_values] {
             pool.give(buffer);
         }
+    }
+
+    /// What the query of a row gives to the key and the value of the row before it: as if it stood there.
+    fn pairs_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        own: AttentionShape,
+        tape: &AttentionTape<O::F>,
+        dy: &[O::F],
+        [dk, dv]: [&mut [O::F]; 2],
+        pool: &mut Pool<O::F>,
+    ) {
+        let tokens = call.tokens;
+        let mut earlier = |x: &[O::F], width: usize| {
+            let mut moved = pool.zeros(x.len());
+            for (to, from) in moved.chunks_exact_mut(tokens * width).zip(x.chunks_exact(tokens * width)) {
+                to[..(tokens - 1) * width].copy_from_slice(&from[width..]);
+            }
+            moved
+        };
+        let [q, y, dy] = [&tape.q, &tape.y, dy].map(|x| earlier(x, self.width));
+        let (lse, mut unused) = (earlier(&tape.lse, 1), pool.zeros(q.len()));
+        let prefix = Prefix { keys: &tape.prefix_keys[..], values: &tape.prefix_values[..] };
+        let (keys, values) = (&tape.keys, &tape.values);
+        call.ops.attention_column_backward(own, &q, keys, values, prefix, &y, &lse, &dy, &mut unused, dk, dv);
+        [q, y, dy, lse, unused].into_iter().for_each(|buffer| pool.give(buffer));
     }
 
     /// Keys and values of the persistent rows, which have no position.

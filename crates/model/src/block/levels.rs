@@ -106,19 +106,19 @@ impl Levels {
     }
 
     /// Transpose of [`Levels::combine`] for one level: the gradient of its read.
-    pub fn combine_backward<F: Scalar>(
+    pub fn combine_backward<O: Ops>(
         &self,
-        params: &[F],
+        call: &Call<'_, O>,
         level: usize,
-        read: &[F],
-        dsum: &[F],
-        dread: &mut [F],
-        grads: &mut [F],
+        read: &[O::F],
+        dsum: &[O::F],
+        dread: &mut [O::F],
+        grads: &mut [O::F],
     ) {
-        let a = self.weight(params, level);
+        let a = self.weight(call.params, level);
         dread.iter_mut().zip(dsum).for_each(|(d, &ds)| *d = a * ds);
         if let Some(range) = &self.weights {
-            grads[range.start + level] += read.iter().zip(dsum).map(|(&y, &d)| y * d).sum::<F>();
+            call.grad(grads, range)[level] += read.iter().zip(dsum).map(|(&y, &d)| y * d).sum::<O::F>();
         }
     }
 
@@ -157,7 +157,7 @@ impl Levels {
         }
         let mut down = pool.zeros(dy.len());
         for (level, (memory, own)) in self.list.iter().zip(&tape.levels).enumerate() {
-            self.combine_backward(call.params, level, &own.y, dy, &mut down, grads);
+            self.combine_backward(call, level, &own.y, dy, &mut down, grads);
             memory.backward(call, x, own, &down, dx, grads, pool)?;
         }
         pool.give(down);
@@ -180,7 +180,7 @@ impl Levels {
         for (level, ((memory, own), flow)) in self.list.iter().zip(&tape.levels).zip(flows).enumerate() {
             match self.list.len() {
                 1 => down.copy_from_slice(dy),
-                _ => self.combine_backward(call.params, level, &own.y, dy, &mut down, grads),
+                _ => self.combine_backward(call, level, &own.y, dy, &mut down, grads),
             }
             memory.flow_backward(call, x, own, &down, flow, dx, grads, pool)?;
         }

@@ -105,8 +105,8 @@ impl Mac {
     pub fn new(b: &mut Builder<'_>, config: &MacConfig) -> Self {
         let persistent = Persistent::new(b, "mixer", config.persistent);
         let seen = config.persistent + 2 * config.segment;
-        let attention =
-            Attention::new(b, &config.attention_over(seen), "mixer.attention", false, config.persistent + SERVE_TOKENS);
+        let (over, extra) = (config.attention_over(seen), config.persistent + SERVE_TOKENS);
+        let attention = Attention::new(b, &over, "mixer.attention", false, extra, false).paired();
         // The printed form reads by queries without a convolution alone.
         let query_taps = if config.causal { config.memory.conv } else { 0 };
         let levels = Levels::with_query_taps(b, &config.memory, "mixer.memory", query_taps);
@@ -273,7 +273,7 @@ impl Mac {
         call.ops.merge_backward(self.levels.head_shape(call.tokens), dmerged, &mut dsum);
         for (l, memory) in self.levels.list.iter().enumerate() {
             let own = &looks.levels[l];
-            self.levels.combine_backward(call.params, l, &own.y, &dsum, &mut down, grads);
+            self.levels.combine_backward(call, l, &own.y, &dsum, &mut down, grads);
             memory.look_backward(call, x, &states[l], own, &down, &mut dstates[l].state, dx, grads, pool);
         }
         pool.give(dsum);
@@ -375,7 +375,7 @@ impl Mac {
             std::array::from_fn(|_| pool.zeros(n * inner));
         let norm = |scale: &Range<usize>, x: &[O::F], dy: &[O::F], dx: &mut [O::F], grads: &mut [O::F]| {
             let s = &call.params[scale.clone()];
-            call.ops.rms_norm_backward(inner, x, s, dy, dx, &mut grads[scale.clone()]);
+            call.ops.rms_norm_backward(inner, x, s, dy, dx, call.grad(grads, scale));
         };
         call.linear_backward(&self.out, &tape.gated, dout, Some(&mut dgated), grads);
         call.ops.sigmoid_gate_backward(&tape.y_normed, &tape.m_normed, &dgated, &mut dy_normed, &mut dm_normed);
@@ -426,7 +426,9 @@ impl Mac {
         let own = Call { tokens: tape.rows.len() / inner, pos, rope: &tape.rope, rope_from: pos, ..*call };
         self.attention.backward(&own, &tape.rows, &tape.attention, &dmerged, &mut drows, grads, pool);
         let prefix = self.prefix(call) * inner;
-        add(&mut grads[self.persistent.rows.clone()][..prefix], &drows[..prefix]);
+        if !call.column {
+            add(&mut grads[self.persistent.rows.clone()][..prefix], &drows[..prefix]);
+        }
         for i in 0..call.tokens {
             let to = i * inner..(i + 1) * inner;
             add(&mut dx[to.clone()], &drows[self.token_row(call, i) * inner..][..inner]);

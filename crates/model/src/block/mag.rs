@@ -47,7 +47,7 @@ impl<F> MagTape<F> {
 impl Mag {
     pub fn new(b: &mut Builder<'_>, config: &MagConfig) -> Self {
         let persistent = Persistent::new(b, "mixer", config.persistent);
-        let attention = Attention::new(b, &config.attention, "mixer.attention", false, 0).seeing(&persistent);
+        let attention = Attention::new(b, &config.attention, "mixer.attention", false, 0, true).seeing(&persistent);
         let levels = Levels::new(b, &config.memory, "mixer.memory");
         let inner = attention.inner();
         let attention_scale = b.norm("mixer.attention_norm", inner);
@@ -103,7 +103,7 @@ impl Mag {
         call.ops.sigmoid_gate_backward(&tape.y_normed, &tape.m_normed, &dgated, &mut dy_normed, &mut dm_normed);
         let norm = |scale: &Range<usize>, x: &[O::F], dy: &[O::F], dx: &mut [O::F], grads: &mut [O::F]| {
             let s = &call.params[scale.clone()];
-            call.ops.rms_norm_backward(inner, x, s, dy, dx, &mut grads[scale.clone()]);
+            call.ops.rms_norm_backward(inner, x, s, dy, dx, call.grad(grads, scale));
         };
         norm(&self.attention_scale, &tape.y, &dy_normed, &mut dy, grads);
         norm(&self.memory_scale, &tape.m, &dm_normed, &mut dm, grads);

@@ -40,7 +40,7 @@ impl Mal {
     pub fn new(b: &mut Builder<'_>, config: &MalConfig) -> Self {
         Self {
             memory: Alone::new(b, &config.memory, "mixer.memory"),
-            attention: Attention::new(b, &config.attention, "mixer.attention", true, config.persistent),
+            attention: Attention::new(b, &config.attention, "mixer.attention", true, config.persistent, true),
             persistent: Persistent::new(b, "mixer", config.persistent),
             scale: b.norm("mixer.memory_norm", b.width),
         }
@@ -91,7 +91,7 @@ impl Mal {
             let (mut dnormed, mut dm) = (pool.zeros(x.len()), pool.zeros(x.len()));
             self.attention.mix_backward(call, &tape.normed, &tape.attention, dout, &mut dnormed, grads, pool);
             let scale = &call.params[self.scale.clone()];
-            let dscale = &mut grads[self.scale.clone()];
+            let dscale = call.grad(grads, &self.scale);
             call.ops.rms_norm_backward(self.scale.len(), &tape.m, scale, &dnormed, &mut dm, dscale);
             self.memory.backward(call, x, &tape.memory, &dm, dx, grads, pool)?;
             pool.give(dnormed);

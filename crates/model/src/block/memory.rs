@@ -277,7 +277,7 @@ impl Memory {
 
     /// Transpose of [`Memory::begin`], from the gradient of the state before the call.
     pub fn begin_backward<O: Ops>(&self, call: &Call<'_, O>, dstate: &[O::F], grads: &mut [O::F]) {
-        if call.pos == 0 {
+        if call.pos == 0 && !call.column {
             self.starts.pour_backward(dstate, grads);
         }
     }
@@ -328,14 +328,21 @@ impl Memory {
             let inputs = inputs(&self.slots, &self.gates, rows, &tape.inputs, &tape.gates);
             let mut dinputs = inputs_mut(&self.slots, &self.gates, rows, &mut dconvolved, &mut dgates);
             let s = self.scan_shape(tokens, call.pos);
-            call.ops
-                .scan_backward(&self.rule, s, &inputs, &tape.saved, dy, &mut dinputs, &mut flow.state)
-                .map_err(|source| Error::Core { place: self.place.clone(), source })?;
+            let ops = call.ops;
+            match call.column {
+                true => ops.scan_column_backward(&self.rule, s, &inputs, &tape.saved, dy, &mut dinputs),
+                false => ops.scan_backward(&self.rule, s, &inputs, &tape.saved, dy, &mut dinputs, &mut flow.state),
+            }
+            .map_err(|source| Error::Core { place: self.place.clone(), source })?;
         }
         self.gates_backward(call, x, &tape.gate_pre, &dgates, dx, grads, pool);
         for (i, p) in self.convolved.iter().enumerate() {
             let mut dpre = pool.zeros(tape.pre[i].len());
             match flow.tails.get_mut(i) {
+                _ if call.column => {
+                    let (s, w) = (self.conv_shape(p, tokens), &call.params[p.conv.clone()]);
+                    call.ops.conv_column_backward(s, &tape.pre[i], w, &tape.tails[i], &dconvolved[i], &mut dpre);
+                }
                 Some(dtail) if !dtail.is_empty() => {
                     self.tailed_conv_backward(call, i, tape, &dconvolved[i], dtail, &mut dpre, grads, pool);
                 }
@@ -364,7 +371,7 @@ impl Memory {
     ) {
         let mut dpre = pool.zeros(gate_pre.len());
         let bias = &call.params[self.gate_bias.clone()];
-        let dbias = &mut grads[self.gate_bias.clone()];
+        let dbias = call.grad(grads, &self.gate_bias);
         call.ops.gates_backward(&self.gates, call.tokens, self.heads, gate_pre, bias, dgates, &mut dpre, dbias);
         call.linear_backward(&self.gate_weight, x, &dpre, Some(dx), grads);
         pool.give(dpre);

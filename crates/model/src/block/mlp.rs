@@ -1,4 +1,4 @@
-//! The channel part: a multi-layer perceptron, gated or plain.
+//! A multi-layer perceptron, gated or plain: the usual channel part, and what a continuum memory is made of.
 
 use super::{Builder, Call};
 use crate::config::MlpConfig;
@@ -8,15 +8,15 @@ use std::ops::Range;
 
 pub(crate) struct Mlp {
     kind: MlpKind,
-    hidden: usize,
-    up: Range<usize>,
-    down: Range<usize>,
+    pub hidden: usize,
+    pub up: Range<usize>,
+    pub down: Range<usize>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct MlpTape<F> {
-    up: Vec<F>,     // [T, kind.input_width(hidden)]
-    hidden: Vec<F>, // [T, hidden]
+    pub up: Vec<F>,     // [T, kind.input_width(hidden)]
+    pub hidden: Vec<F>, // [T, hidden]
 }
 
 impl<F> MlpTape<F> {
@@ -25,21 +25,42 @@ impl<F> MlpTape<F> {
     }
 }
 
+/// Its two matrices.
+pub(super) type Weights<'a, F> = [&'a [F]; 2];
+
 impl Mlp {
-    pub fn new(b: &mut Builder<'_>, config: &MlpConfig) -> Self {
+    /// `part` is the prefix of its parameters' names.
+    pub fn new(b: &mut Builder<'_>, config: &MlpConfig, part: &str) -> Self {
         let (kind, hidden) = (MlpKind::from(config.kind), config.hidden(b.width));
-        let up = b.weight("channel.up", b.width, kind.input_width(hidden));
-        let down = b.weight_out("channel.down", hidden);
+        let up = b.weight(&format!("{part}.up"), b.width, kind.input_width(hidden));
+        let down = b.weight_out(&format!("{part}.down"), hidden);
         Self { kind, hidden, up, down }
     }
 
+    /// Values that enter the non-linearity, per token.
+    pub fn up_width(&self) -> usize {
+        self.kind.input_width(self.hidden)
+    }
+
+    /// The matrices that the optimizer learned.
+    pub fn weights<'a, O: Ops>(&self, call: &Call<'a, O>) -> Weights<'a, O::F> {
+        [&call.params[self.up.clone()], &call.params[self.down.clone()]]
+    }
+
     /// `out [T, width]` from the normed stream `x [T, width]`.
-    pub fn forward<O: Ops>(&self, call: &Call<'_, O>, x: &[O::F], tape: &mut MlpTape<O::F>, out: &mut [O::F]) {
-        let up = fit(&mut tape.up, call.tokens * self.kind.input_width(self.hidden));
-        call.linear(&self.up, x, up);
+    pub fn forward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        [up_weight, down_weight]: Weights<'_, O::F>,
+        x: &[O::F],
+        tape: &mut MlpTape<O::F>,
+        out: &mut [O::F],
+    ) {
+        let up = fit(&mut tape.up, call.tokens * self.up_width());
+        call.product(up_weight, x, up);
         let hidden = fit(&mut tape.hidden, call.tokens * self.hidden);
         call.ops.mlp_forward(self.kind, self.hidden, up, hidden);
-        call.linear(&self.down, hidden, out);
+        call.product(down_weight, hidden, out);
     }
 
     /// Transpose of [`Mlp::forward`].
@@ -53,13 +74,34 @@ impl Mlp {
         grads: &mut [O::F],
         pool: &mut Pool<O::F>,
     ) {
-        let mut dhidden = pool.zeros(tape.hidden.len());
-        call.linear_backward(&self.down, &tape.hidden, dout, Some(&mut dhidden), grads);
         let mut dup = pool.zeros(tape.up.len());
-        call.ops.mlp_backward(self.kind, self.hidden, &tape.up, &dhidden, &mut dup);
-        call.linear_backward(&self.up, x, &dup, Some(dx), grads);
-        pool.give(dhidden);
+        self.input_backward(call, self.weights(call), &tape.up, dout, &mut dup, Some(dx), pool);
+        if !call.column {
+            call.weight_backward(&self.down, &tape.hidden, dout, grads);
+            call.weight_backward(&self.up, x, &dup, grads);
+        }
         pool.give(dup);
+    }
+
+    /// The part of [`Mlp::backward`] that looks at weights: adds the gradient of the pre-activations `up` into `dup`, and
+    /// that of `x` into `dx`.
+    pub fn input_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        [up_weight, down_weight]: Weights<'_, O::F>,
+        up: &[O::F],
+        dout: &[O::F],
+        dup: &mut [O::F],
+        dx: Option<&mut [O::F]>,
+        pool: &mut Pool<O::F>,
+    ) {
+        let mut dhidden = pool.zeros(call.tokens * self.hidden);
+        call.product_backward(down_weight, dout, &mut dhidden);
+        call.ops.mlp_backward(self.kind, self.hidden, up, &dhidden, dup);
+        if let Some(dx) = dx {
+            call.product_backward(up_weight, dup, dx);
+        }
+        pool.give(dhidden);
     }
 
     pub fn flops(&self) -> f64 {

@@ -2,6 +2,8 @@
 
 mod alone;
 mod attention;
+mod cms;
+mod fast;
 mod levels;
 mod look;
 mod mac;
@@ -22,6 +24,8 @@ use crate::state::StateLayout;
 use alone::{Alone, AloneTape};
 pub(crate) use attention::SERVE_TOKENS;
 use attention::{Attention, AttentionTape};
+pub(crate) use cms::{Again, Pace, next_change};
+use cms::{Cms, CmsTape};
 use hecate_core::Scalar;
 use hecate_core::ops::{LinearShape, Ops};
 use hecate_core::scan::Write;
@@ -51,6 +55,12 @@ pub(crate) struct Call<'a, O: Ops> {
     pub rope_from: u64,
     /// Where the backward pass adds the inputs of matrices as `x^T x`, if anyone asks.
     pub inputs: Option<&'a InputLayout>,
+    /// Weights that the sequence changes, as they are during the call, and the pace at which it does; see [`fast`].
+    pub fast: &'a [O::F],
+    pub pace: Pace,
+    /// The backward pass runs along the column of each token: what other positions contributed is a constant, and no
+    /// parameter has a gradient. Its buffer is then scratch, see [`Call::grad`].
+    pub column: bool,
 }
 
 impl<O: Ops> Clone for Call<'_, O> {
@@ -73,8 +83,23 @@ impl<'a, O: Ops> Call<'a, O> {
 
     /// `y = x w` for the weight at `w`.
     pub fn linear(&self, w: &Range<usize>, x: &[O::F], y: &mut [O::F]) {
-        let s = self.linear_shape(w, x.len() / self.tokens.max(1));
-        self.ops.linear_forward(s, x, &self.params[w.clone()], y);
+        self.product(&self.params[w.clone()], x, y);
+    }
+
+    /// `y = x w`.
+    pub fn product(&self, w: &[O::F], x: &[O::F], y: &mut [O::F]) {
+        self.ops.linear_forward(self.shape(w.len(), x.len()), x, w, y);
+    }
+
+    /// `w += x^T dy`.
+    pub fn add_outer(&self, x: &[O::F], dy: &[O::F], w: &mut [O::F]) {
+        let s = self.shape(w.len(), x.len());
+        self.ops.linear_backward(s, x, &[], dy, None, Some(w));
+    }
+
+    /// Where the gradient of the parameter at `at` is added.
+    pub fn grad<'g>(&self, grads: &'g mut [O::F], at: &Range<usize>) -> &'g mut [O::F] {
+        if self.column { &mut grads[..at.len()] } else { &mut grads[at.clone()] }
     }
 
     /// Transpose of [`Call::linear`].
@@ -86,16 +111,33 @@ impl<'a, O: Ops> Call<'a, O> {
         dx: Option<&mut [O::F]>,
         grads: &mut [O::F],
     ) {
-        let s = self.linear_shape(w, x.len() / self.tokens.max(1));
-        let weight = &self.params[w.clone()];
-        self.ops.linear_backward(s, x, weight, dy, dx, Some(&mut grads[w.clone()]));
+        if let Some(dx) = dx {
+            self.product_backward(&self.params[w.clone()], dy, dx);
+        }
+        if !self.column {
+            self.weight_backward(w, x, dy, grads);
+        }
+    }
+
+    /// Transpose of [`Call::product`] towards its input: `dx += dy w^T`.
+    pub fn product_backward(&self, w: &[O::F], dy: &[O::F], dx: &mut [O::F]) {
+        let s = self.shape(w.len(), dx.len());
+        self.ops.linear_backward(s, &[], w, dy, Some(dx), None);
+    }
+
+    /// Transpose of [`Call::linear`] towards its weight.
+    pub fn weight_backward(&self, w: &Range<usize>, x: &[O::F], dy: &[O::F], grads: &mut [O::F]) {
+        let s = self.shape(w.len(), x.len());
+        self.ops.linear_backward(s, x, &self.params[w.clone()], dy, None, Some(&mut grads[w.clone()]));
         if let Some(at) = self.inputs.and_then(|inputs| inputs.find(w)) {
             self.ops.add_gram(s.inner, x, &mut grads[at]);
         }
     }
 
-    fn linear_shape(&self, w: &Range<usize>, inner: usize) -> LinearShape {
-        LinearShape { rows: self.tokens, inner, outer: w.len() / inner.max(1) }
+    /// Of a product of a weight of `weight` values with inputs of `inputs` values, over all tokens.
+    fn shape(&self, weight: usize, inputs: usize) -> LinearShape {
+        let inner = inputs / self.tokens.max(1);
+        LinearShape { rows: self.tokens, inner, outer: weight / inner.max(1) }
     }
 
     /// The rotary table of the call's positions for heads of `width` under `base`.
@@ -126,6 +168,8 @@ pub(crate) struct Builder<'a> {
     pub depth: usize,
     /// Prefix of the names.
     pub prefix: String,
+    /// Values of the weights that a sequence changes, so far.
+    pub sums: usize,
 }
 
 impl Builder<'_> {
@@ -159,7 +203,13 @@ pub(crate) struct Block {
     norm: NormConfig,
     mixer_norm: Range<usize>,
     mixer: Mixer,
-    channel: Option<(Range<usize>, Mlp)>,
+    channel: Channel,
+}
+
+enum Channel {
+    Mlp(Range<usize>, Mlp),
+    Cms(Cms),
+    None,
 }
 
 /// What a block's backward pass needs of its forward pass.
@@ -173,26 +223,38 @@ pub(crate) struct BlockTape<F> {
     mac: MacTape<F>,
     channel_side: SideTape<F>,
     mlp: MlpTape<F>,
+    cms: CmsTape<F>,
 }
 
 /// The stream at a part of a block.
 #[derive(Debug, Default)]
-struct SideTape<F> {
+pub(crate) struct SideTape<F> {
     x: Vec<F>,      // what is normed: the stream before the part, or after it where norms come last
     normed: Vec<F>, // what the part takes
+}
+
+impl<F> SideTape<F> {
+    fn len(&self) -> usize {
+        self.x.len() + self.normed.len()
+    }
 }
 
 impl<F: Scalar> BlockTape<F> {
     /// Whether the stream before and inside the block is finite.
     pub fn is_finite(&self) -> bool {
-        let sides = [&self.mixer_side, &self.channel_side];
-        sides.iter().all(|side| side.x.iter().chain(&side.normed).all(|x| x.is_finite()))
+        let mut sides = [&self.mixer_side, &self.channel_side].into_iter().chain(self.cms.sides());
+        sides.all(|side| side.x.iter().chain(&side.normed).all(|x| x.is_finite()))
     }
     /// Number of values that it holds.
     pub fn len(&self) -> usize {
-        let sides: usize = [&self.mixer_side, &self.channel_side].iter().map(|s| s.x.len() + s.normed.len()).sum();
+        let sides = self.mixer_side.len() + self.channel_side.len();
         let mixers = self.attention.len() + self.memory.len() + self.mag.len() + self.mal.len() + self.mac.len();
-        sides + mixers + self.mlp.len()
+        sides + mixers + self.mlp.len() + self.cms.len()
+    }
+
+    /// Forgets that the tokens to come have run through.
+    pub fn start(&mut self) {
+        self.cms.played = false;
     }
 }
 
@@ -200,7 +262,7 @@ impl Block {
     pub fn new(b: &mut Builder<'_>, config: &BlockConfig) -> Self {
         let mixer_norm = if config.mixer == MixerConfig::None { 0..0 } else { b.norm("mixer_norm", b.width) };
         let mixer = match &config.mixer {
-            MixerConfig::Attention(a) => Mixer::Attention(Attention::new(b, a, "mixer", true, 0)),
+            MixerConfig::Attention(a) => Mixer::Attention(Attention::new(b, a, "mixer", true, 0, true)),
             MixerConfig::Memory(m) => Mixer::Memory(Alone::new(b, m, "mixer")),
             MixerConfig::Mag(g) => Mixer::Mag(Mag::new(b, g)),
             MixerConfig::Mal(l) => Mixer::Mal(Mal::new(b, l)),
@@ -208,8 +270,9 @@ impl Block {
             MixerConfig::None => Mixer::None,
         };
         let channel = match &config.channel {
-            ChannelConfig::Mlp(m) => Some((b.norm("channel_norm", b.width), Mlp::new(b, m))),
-            ChannelConfig::None => None,
+            ChannelConfig::Mlp(m) => Channel::Mlp(b.norm("channel_norm", b.width), Mlp::new(b, m, "channel")),
+            ChannelConfig::Cms(c) => Channel::Cms(Cms::new(b, c)),
+            ChannelConfig::None => Channel::None,
         };
         Self { norm: config.norm, mixer_norm, mixer, channel }
     }
@@ -231,6 +294,14 @@ impl Block {
             Mixer::Mal(l) => Some(&l.memory.levels),
             Mixer::Mac(c) => Some(&c.levels),
             Mixer::Attention(_) | Mixer::None => None,
+        }
+    }
+
+    /// Its continuum memory.
+    pub fn cms(&self) -> Option<&Cms> {
+        match &self.channel {
+            Channel::Cms(cms) => Some(cms),
+            Channel::Mlp(..) | Channel::None => None,
         }
     }
 
@@ -286,84 +357,49 @@ impl Block {
                 Mixer::Mac(c) => c.forward(call, normed, state, &mut tape.mac, pool, out),
                 Mixer::None => Ok(()),
             };
-            let result = self.part(call, &self.mixer_norm, x, &mut side, pool, &mut mix);
+            let result = part(self.norm, call, &self.mixer_norm, x, &mut side, pool, &mut mix);
             tape.mixer_side = side;
             result?;
         }
-        if let Some((norm, mlp)) = &self.channel {
-            let BlockTape { channel_side, mlp: own, .. } = tape;
-            self.part(call, norm, x, channel_side, pool, &mut |normed, out, _| {
-                mlp.forward(call, normed, own, out);
+        let BlockTape { channel_side, mlp: own, cms: own_cms, .. } = tape;
+        match &self.channel {
+            Channel::Mlp(norm, mlp) => part(self.norm, call, norm, x, channel_side, pool, &mut |normed, out, _| {
+                mlp.forward(call, mlp.weights(call), normed, own, out);
                 Ok(())
-            })?;
+            }),
+            Channel::Cms(cms) => cms.forward(self.norm, call, x, own_cms, pool),
+            Channel::None => Ok(()),
         }
-        Ok(())
-    }
-
-    /// One part behind its norm, or before it: `x + f(norm(x))` or `norm(x + f(x))`.
-    fn part<O: Ops>(
-        &self,
-        call: &Call<'_, O>,
-        norm: &Range<usize>,
-        x: &mut [O::F],
-        side: &mut SideTape<O::F>,
-        pool: &mut Pool<O::F>,
-        f: &mut PartForward<'_, O::F>,
-    ) -> Result<()> {
-        let scale = &call.params[norm.clone()];
-        let mut out = pool.take(x.len());
-        let normed = fit(&mut side.normed, x.len());
-        match self.norm {
-            NormConfig::Pre => {
-                if call.record {
-                    fit(&mut side.x, x.len()).copy_from_slice(x);
-                }
-                call.ops.rms_norm_forward(norm.len(), x, scale, normed);
-                f(normed, &mut out, pool)?;
-                add(x, &out);
-            }
-            NormConfig::Post => {
-                normed.copy_from_slice(x);
-                f(normed, &mut out, pool)?;
-                add(&mut out, x);
-                if call.record {
-                    fit(&mut side.x, x.len()).copy_from_slice(&out);
-                }
-                call.ops.rms_norm_forward(norm.len(), &out, scale, x);
-            }
-        }
-        pool.give(out);
-        Ok(())
     }
 
     /// Transpose of [`Block::forward`]: `dx` is the gradient of the stream after the block on entry, before it on exit.
     pub fn backward<O: Ops>(
         &self,
         call: &Call<'_, O>,
-        tape: &BlockTape<O::F>,
+        tape: &mut BlockTape<O::F>,
         dx: &mut [O::F],
         grads: &mut [O::F],
+        again: &mut Again<O::F>,
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
-        if let Some((norm, mlp)) = &self.channel {
-            self.part_backward(
-                call,
-                norm,
-                &tape.channel_side,
-                dx,
-                grads,
-                pool,
-                &mut |normed, dout, dx, grads, pool| {
-                    mlp.backward(call, normed, &tape.mlp, dout, dx, grads, pool);
-                    Ok(())
-                },
-            )?;
+        let BlockTape { channel_side, mlp: own, cms: own_cms, .. } = &mut *tape;
+        match &self.channel {
+            Channel::Mlp(norm, mlp) => {
+                let mut back =
+                    |normed: &[O::F], dout: &[O::F], dx: &mut [O::F], grads: &mut [O::F], pool: &mut Pool<O::F>| {
+                        mlp.backward(call, normed, own, dout, dx, grads, pool);
+                        Ok(())
+                    };
+                part_backward(self.norm, call, norm, channel_side, dx, grads, pool, &mut back)?;
+            }
+            Channel::Cms(cms) => cms.backward(self.norm, call, own_cms, dx, grads, again, pool)?,
+            Channel::None => {}
         }
         if matches!(self.mixer, Mixer::None) {
             return Ok(());
         }
         let side = &tape.mixer_side;
-        self.part_backward(call, &self.mixer_norm, side, dx, grads, pool, &mut |normed, dout, dx, grads, pool| {
+        part_backward(self.norm, call, &self.mixer_norm, side, dx, grads, pool, &mut |normed, dout, dx, grads, pool| {
             match &self.mixer {
                 Mixer::Attention(a) => {
                     a.mix_backward(call, normed, &tape.attention, dout, dx, grads, pool);
@@ -378,33 +414,26 @@ impl Block {
         })
     }
 
-    /// Transpose of [`Block::part`]. `f` takes what the part took and the gradient of what it gave, and adds into the
-    /// gradients of what it took and of the parameters.
-    fn part_backward<O: Ops>(
+    /// After a pass along columns over a piece of a sequence: its continuum memory takes in what the tape says, and changes
+    /// what is due.
+    pub fn learn<O: Ops>(
         &self,
         call: &Call<'_, O>,
-        norm: &Range<usize>,
-        side: &SideTape<O::F>,
-        dx: &mut [O::F],
-        grads: &mut [O::F],
+        tape: &mut BlockTape<O::F>,
+        fast: &mut [O::F],
+        sums: &mut [O::F],
         pool: &mut Pool<O::F>,
-        f: &mut PartBackward<'_, O::F>,
-    ) -> Result<()> {
-        let scale = &call.params[norm.clone()];
-        let mut inner = pool.zeros(dx.len());
-        match self.norm {
-            NormConfig::Pre => {
-                f(&side.normed, dx, &mut inner, grads, pool)?;
-                call.ops.rms_norm_backward(norm.len(), &side.x, scale, &inner, dx, &mut grads[norm.clone()]);
-            }
-            NormConfig::Post => {
-                call.ops.rms_norm_backward(norm.len(), &side.x, scale, dx, &mut inner, &mut grads[norm.clone()]);
-                dx.copy_from_slice(&inner);
-                f(&side.normed, &inner, dx, grads, pool)?;
-            }
+    ) {
+        if let Channel::Cms(cms) = &self.channel {
+            cms.learn(call, &mut tape.cms, fast, sums, pool);
         }
-        pool.give(inner);
-        Ok(())
+    }
+
+    /// Appends what the continuum memory gave for a piece of a call to the tape of the whole.
+    pub fn collect<F: Scalar>(&self, piece: &BlockTape<F>, whole: &mut BlockTape<F>, first: bool) {
+        if let Channel::Cms(cms) = &self.channel {
+            cms.collect(&piece.cms, &mut whole.cms, first);
+        }
     }
 
     /// Floating-point operations of one token, forward, in a call of `tokens` tokens that starts at `pos`.
@@ -417,8 +446,78 @@ impl Block {
             Mixer::Mac(c) => c.flops(tokens, pos),
             Mixer::None => 0.0,
         };
-        mixer + self.channel.as_ref().map_or(0.0, |(_, mlp)| mlp.flops())
+        let channel = match &self.channel {
+            Channel::Mlp(_, mlp) => mlp.flops(),
+            Channel::Cms(cms) => cms.flops(),
+            Channel::None => 0.0,
+        };
+        mixer + channel
     }
+}
+
+/// One part behind its norm, or before it: `x + f(norm(x))` or `norm(x + f(x))`.
+fn part<O: Ops>(
+    config: NormConfig,
+    call: &Call<'_, O>,
+    norm: &Range<usize>,
+    x: &mut [O::F],
+    side: &mut SideTape<O::F>,
+    pool: &mut Pool<O::F>,
+    f: &mut PartForward<'_, O::F>,
+) -> Result<()> {
+    let scale = &call.params[norm.clone()];
+    let mut out = pool.take(x.len());
+    let normed = fit(&mut side.normed, x.len());
+    match config {
+        NormConfig::Pre => {
+            if call.record {
+                fit(&mut side.x, x.len()).copy_from_slice(x);
+            }
+            call.ops.rms_norm_forward(norm.len(), x, scale, normed);
+            f(normed, &mut out, pool)?;
+            add(x, &out);
+        }
+        NormConfig::Post => {
+            normed.copy_from_slice(x);
+            f(normed, &mut out, pool)?;
+            add(&mut out, x);
+            if call.record {
+                fit(&mut side.x, x.len()).copy_from_slice(&out);
+            }
+            call.ops.rms_norm_forward(norm.len(), &out, scale, x);
+        }
+    }
+    pool.give(out);
+    Ok(())
+}
+
+/// Transpose of [`part`]. `f` takes what the part took and the gradient of what it gave, and adds into the
+/// gradients of what it took and of the parameters.
+fn part_backward<O: Ops>(
+    config: NormConfig,
+    call: &Call<'_, O>,
+    norm: &Range<usize>,
+    side: &SideTape<O::F>,
+    dx: &mut [O::F],
+    grads: &mut [O::F],
+    pool: &mut Pool<O::F>,
+    f: &mut PartBackward<'_, O::F>,
+) -> Result<()> {
+    let scale = &call.params[norm.clone()];
+    let mut inner = pool.zeros(dx.len());
+    match config {
+        NormConfig::Pre => {
+            f(&side.normed, dx, &mut inner, grads, pool)?;
+            call.ops.rms_norm_backward(norm.len(), &side.x, scale, &inner, dx, call.grad(grads, norm));
+        }
+        NormConfig::Post => {
+            call.ops.rms_norm_backward(norm.len(), &side.x, scale, dx, &mut inner, call.grad(grads, norm));
+            dx.copy_from_slice(&inner);
+            f(&side.normed, &inner, dx, grads, pool)?;
+        }
+    }
+    pool.give(inner);
+    Ok(())
 }
 
 /// One part: what it takes, and what it gives.

@@ -101,7 +101,9 @@ impl Persistent {
         wide[first..].copy_from_slice(dout);
         f(&long, &tape.x, &wide, &mut dlong, grads, pool)?;
         let (drows, rest) = dlong.split_at(self.rows.len());
-        super::add(&mut grads[self.rows.clone()], drows);
+        if !call.column {
+            super::add(&mut grads[self.rows.clone()], drows);
+        }
         super::add(dx, rest);
         pool.give(wide);
         pool.give(dlong);

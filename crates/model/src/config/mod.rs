@@ -2,6 +2,10 @@
 //!
 //! Unknown keys and values are errors that list the known ones. Every default is in one `Default`, with its reason.
 
+mod cms;
+
+pub use cms::{Arrangement, CmsConfig, CmsLevel, Objective, Reduction};
+
 use crate::error::{Error, Result};
 use hecate_core::ops::MlpKind;
 use hecate_core::rules::Paced;
@@ -291,6 +295,8 @@ impl MacConfig {
 pub enum ChannelConfig {
     /// A multi-layer perceptron.
     Mlp(MlpConfig),
+    /// Perceptrons whose weights a sequence changes, each at its own pace [NestedLearning v1 eq.71].
+    Cms(CmsConfig),
     /// Nothing.
     None,
 }
@@ -520,6 +526,13 @@ impl ModelConfig {
         for (i, block) in self.expanded().iter().enumerate() {
             block.check(&format!("blocks.{i}"), self.width)?;
         }
+        let leaks = |b: &BlockConfig| matches!(b.mixer, MixerConfig::Mac(MacConfig { causal: false, .. }));
+        let learns = |b: &BlockConfig| matches!(b.channel, ChannelConfig::Cms(_));
+        if let (Some(i), true) = (self.expanded().iter().position(leaks), self.blocks.iter().any(learns)) {
+            let reason = "continuum memories learn from tokens as they come, and mac with causal = false lets a token see \
+                          those behind it; use causal = true";
+            return Err(Error::config(format!("blocks.{i}.mixer.causal"), reason));
+        }
         Ok(())
     }
 }
@@ -552,10 +565,11 @@ impl BlockConfig {
         if nothing {
             return Err(Error::config(key, "a block with neither mixer nor channel does nothing"));
         }
-        if let ChannelConfig::Mlp(mlp) = &self.channel {
-            sized(&format!("{key}.channel.hidden"), mlp.hidden(width), 16 * MAX_WIDTH)?;
+        match &self.channel {
+            ChannelConfig::Mlp(mlp) => sized(&format!("{key}.channel.hidden"), mlp.hidden(width), 16 * MAX_WIDTH),
+            ChannelConfig::Cms(cms) => cms.check(&format!("{key}.channel"), width),
+            ChannelConfig::None => Ok(()),
         }
-        Ok(())
     }
 }
 

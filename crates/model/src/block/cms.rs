@@ -1,0 +1,539 @@
+//! A continuum memory system: perceptrons whose weights the sequence changes, each at its own pace
+//! [NestedLearning v1 eq.70].
+//!
+//! ```text
+//! x = x + MLP_l(norm(x))                           level by level, fastest first; or side by side
+//! delta_l = delta_l - rate_l sum of the gradients of the last C_l tokens,   at every multiple of C_l
+//! ```
+//!
+//! Every level is read at every token. Between two changes its weights are constant, so that tokens of one period run side
+//! by side and give the same as one by one.
+
+use super::fast::{Change, Fast, Patch};
+use super::mlp::{Mlp, MlpTape, Weights};
+use super::{Builder, Call, SideTape, part, part_backward};
+use crate::config::{Arrangement, CmsConfig, CmsLevel, NormConfig, Objective, Reduction};
+use crate::error::Result;
+use crate::params::{Init, Kind};
+use crate::pool::{Pool, fit};
+use hecate_core::Scalar;
+use hecate_core::ops::{MlpKind, Ops};
+use std::ops::Range;
+
+/// At whose pace levels change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Levels whose period is no shorter than the context are the optimizer's.
+    Training { context: u64 },
+    /// Every level changes.
+    Serving,
+}
+
+pub(crate) struct Cms {
+    objective: Objective,
+    nested: bool,
+    levels: Vec<Level>,
+    units: Vec<Unit>,
+    stages: Vec<Stage>,
+}
+
+/// One perceptron.
+struct Unit {
+    mlp: Mlp,
+    /// Its levels.
+    levels: Range<usize>,
+    /// Its matrices as the sequence changes them, if it ever does.
+    fast: Option<[Fast; 2]>,
+}
+
+/// Perceptrons side by side behind one norm.
+struct Stage {
+    norm: Range<usize>,
+    units: Range<usize>,
+    /// `[units]`, where they are added up with learned weights.
+    mix: Option<Range<usize>>,
+}
+
+struct Level {
+    config: CmsLevel,
+    period: u64,
+    /// By what a gathered gradient is divided.
+    over: f64,
+    /// Its part of either matrix of its unit.
+    patches: [Vec<Patch>; 2],
+    /// How often it has changed, in the state.
+    count: Range<usize>,
+}
+
+impl Level {
+    /// Size of a step along the gathered gradient; 0 where it does not change.
+    fn rate(&self, pace: Pace) -> f64 {
+        let rate = match pace {
+            Pace::Training { context } if self.period >= context => 0.0,
+            Pace::Training { .. } => self.config.rate,
+            Pace::Serving => self.config.serve_rate(),
+        };
+        rate / self.over
+    }
+}
+
+/// What a call keeps of a continuum memory.
+#[derive(Debug, Default)]
+pub(crate) struct CmsTape<F> {
+    sides: Vec<SideTape<F>>,
+    units: Vec<UnitTape<F>>,
+    /// The outputs are there already: the call's tokens have run through, piece by piece, while weights changed.
+    pub played: bool,
+}
+
+#[derive(Debug, Default)]
+struct UnitTape<F> {
+    mlp: MlpTape<F>,
+    out: Vec<F>, // [T, width]
+    /// What the weights are changed by: gradients of `up` and of `out` along columns.
+    dup: Vec<F>,
+    dout: Vec<F>,
+}
+
+impl<F> CmsTape<F> {
+    pub fn len(&self) -> usize {
+        let unit = |u: &UnitTape<F>| u.mlp.len() + u.out.len() + u.dup.len() + u.dout.len();
+        self.units.iter().map(unit).sum::<usize>() + self.sides.iter().map(SideTape::len).sum::<usize>()
+    }
+    pub fn sides(&self) -> &[SideTape<F>] {
+        &self.sides
+    }
+}
+
+/// The weights as they were at the start of a call, to go through its changes again.
+#[derive(Debug, Default)]
+pub(crate) struct Again<F> {
+    /// As [`State::fast`](crate::State).
+    pub fast: Vec<F>,
+    /// The sums.
+    pub sums: Vec<F>,
+}
+
+impl Cms {
+    pub fn new(b: &mut Builder<'_>, config: &CmsConfig) -> Self {
+        let headwise = config.arrangement == Arrangement::Headwise;
+        let mut cms = Self {
+            objective: config.objective,
+            nested: config.arrangement == Arrangement::Nested,
+            levels: Vec::new(),
+            units: Vec::new(),
+            stages: Vec::new(),
+        };
+        let chained = matches!(config.arrangement, Arrangement::Sequential | Arrangement::Nested);
+        let count = if headwise { 1 } else { config.levels.len() };
+        for u in 0..count {
+            let part = if headwise { "channel".to_string() } else { format!("channel.levels.{u}") };
+            if chained || u == 0 {
+                let name = if chained { format!("{part}.norm") } else { "channel_norm".into() };
+                cms.stages.push(Stage { norm: b.norm(&name, b.width), units: u..u + 1, mix: None });
+            }
+            cms.stages.last_mut().expect("the first unit makes one").units.end = u + 1;
+            let levels = if headwise { 0..config.levels.len() } else { u..u + 1 };
+            cms.add_unit(b, config, &part, levels);
+        }
+        if config.arrangement == Arrangement::Independent {
+            let (name, init) = (format!("{}.channel.level_weights", b.prefix), Init::Constant(1.0 / count as f64));
+            cms.stages[0].mix = Some(b.params.add(name, &[count], Kind::Gate, init));
+        }
+        cms
+    }
+
+    fn add_unit(&mut self, b: &mut Builder<'_>, config: &CmsConfig, part: &str, levels: Range<usize>) {
+        let mlp = Mlp::new(b, &config.mlp(), part);
+        let (share, periods) = (mlp.hidden / levels.len(), config.periods());
+        let moves = config.levels[levels.clone()].iter().any(CmsLevel::moves);
+        // The slowest level has nobody to start it anew.
+        let anew = config.online && levels.end < config.levels.len();
+        let fast = moves.then(|| {
+            let up = Fast::new(b, &format!("{part}.up"), &mlp.up, mlp.up_width(), anew);
+            [up, Fast::new(b, &format!("{part}.down"), &mlp.down, b.width, anew)]
+        });
+        for l in levels.clone() {
+            let units = (l - levels.start) * share..(l - levels.start + 1) * share;
+            let pair = (MlpKind::from(config.kind) == MlpKind::Gated)
+                .then(|| units.start + mlp.hidden..units.end + mlp.hidden);
+            let all = 0..b.width;
+            let columns = [Some(units.clone()), pair].into_iter().flatten();
+            let up = columns.map(|cols| Patch { rows: all.clone(), cols }).collect();
+            let patches = [up, vec![Patch { rows: units, cols: all.clone() }]];
+            let over = if config.reduction == Reduction::Mean { periods[l] as f64 } else { 1.0 };
+            let name = format!("{}.channel.levels.{l}.changes", b.prefix);
+            let count = if moves { b.state.add_fast(name, vec![1]) } else { 0..0 };
+            self.levels.push(Level { config: config.levels[l].clone(), period: periods[l], over, patches, count });
+        }
+        self.units.push(Unit { mlp, levels, fast });
+    }
+
+    /// After how many tokens something changes at this pace, every time.
+    pub fn periods(&self, pace: Pace) -> impl Iterator<Item = u64> + '_ {
+        self.units.iter().flat_map(move |unit| self.unit_periods(unit, pace))
+    }
+
+    fn unit_periods(&self, unit: &Unit, pace: Pace) -> impl Iterator<Item = u64> + use<> {
+        let moving = self.levels[unit.levels.clone()].iter().filter(|level| level.rate(pace) > 0.0);
+        let mut periods: Vec<u64> = moving.map(|level| level.period).collect();
+        if let (false, Some(slower)) = (periods.is_empty(), self.slower(unit)) {
+            periods.push(slower.period);
+        }
+        periods.into_iter()
+    }
+
+    /// The level at whose changes the unit starts anew.
+    fn slower(&self, unit: &Unit) -> Option<&Level> {
+        if self.nested { self.levels.get(unit.levels.end) } else { None }
+    }
+
+    /// Period of every level, fastest first.
+    pub fn schedule(&self) -> impl Iterator<Item = u64> + '_ {
+        self.levels.iter().map(|level| level.period)
+    }
+
+    /// Whether changes go by the task's loss.
+    pub fn asks_for_columns(&self) -> bool {
+        self.objective == Objective::Task
+    }
+
+    /// The parameters that only one level holds, and its period.
+    pub fn owned(&self) -> impl Iterator<Item = (Range<usize>, u64)> + '_ {
+        let alone = self.units.iter().filter(|unit| unit.levels.len() == 1);
+        alone.flat_map(|unit| {
+            let period = self.levels[unit.levels.start].period;
+            [(unit.mlp.up.clone(), period), (unit.mlp.down.clone(), period)]
+        })
+    }
+
+    /// Computes all sums of parameters and what the sequence added to them.
+    pub fn add_up<F: Scalar>(&self, params: &[F], fast: &[F], sums: &mut [F]) {
+        self.units.iter().flat_map(|unit| unit.fast.iter().flatten()).for_each(|m| m.add_up(params, fast, sums));
+    }
+
+    /// Adds all levels to the stream `x: [T, width]`.
+    pub fn forward<O: Ops>(
+        &self,
+        norm: NormConfig,
+        call: &Call<'_, O>,
+        x: &mut [O::F],
+        tape: &mut CmsTape<O::F>,
+        pool: &mut Pool<O::F>,
+    ) -> Result<()> {
+        tape.sides.resize_with(self.stages.len(), SideTape::default);
+        tape.units.resize_with(self.units.len(), UnitTape::default);
+        let CmsTape { sides, units, played } = tape;
+        for (stage, side) in self.stages.iter().zip(sides) {
+            part(norm, call, &stage.norm, x, side, pool, &mut |normed, out, _| {
+                for (i, u) in stage.units.clone().enumerate() {
+                    self.units[u].forward(
+                        call,
+                        normed,
+                        &mut units[u],
+                        *played,
+                        stage.mix.is_none().then_some(&mut *out),
+                    );
+                    let Some(mix) = &stage.mix else { continue };
+                    let a = call.params[mix.start + i];
+                    if i == 0 {
+                        out.iter_mut().zip(&units[u].out).for_each(|(out, &y)| *out = a * y);
+                    } else {
+                        out.iter_mut().zip(&units[u].out).for_each(|(out, &y)| *out += a * y);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Transpose of [`Cms::forward`]. Along columns it leaves in the tape what weights are changed by; over tokens that
+    /// have run through, `again` goes through their changes once more.
+    pub fn backward<O: Ops>(
+        &self,
+        norm: NormConfig,
+        call: &Call<'_, O>,
+        tape: &mut CmsTape<O::F>,
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        again: &mut Again<O::F>,
+        pool: &mut Pool<O::F>,
+    ) -> Result<()> {
+        let CmsTape { sides, units, played } = tape;
+        for (stage, side) in self.stages.iter().zip(sides).rev() {
+            part_backward(norm, call, &stage.norm, side, dx, grads, pool, &mut |normed, dout, dx, grads, pool| {
+                let mut weighted = pool.take(if stage.mix.is_some() { dout.len() } else { 0 });
+                for (i, u) in stage.units.clone().enumerate() {
+                    let own = &mut units[u];
+                    let dout = match &stage.mix {
+                        None => dout,
+                        Some(mix) => {
+                            let a = call.params[mix.start + i];
+                            weighted.iter_mut().zip(dout).for_each(|(w, &d)| *w = a * d);
+                            call.grad(grads, mix)[i] += own.out.iter().zip(dout).map(|(&y, &d)| y * d).sum::<O::F>();
+                            &weighted
+                        }
+                    };
+                    match (call.column, *played) {
+                        (true, _) => self.units[u].column_backward(call, own, dout, dx, self.asks_for_columns(), pool),
+                        (_, true) => {
+                            self.replay_backward(&self.units[u], call, normed, own, dout, dx, grads, again, pool)
+                        }
+                        (_, false) => self.units[u].backward(call, normed, own, dout, dx, grads, pool),
+                    }
+                }
+                pool.give(weighted);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The transpose over tokens between which weights changed: stretch by stretch with the weights of each.
+    fn replay_backward<O: Ops>(
+        &self,
+        unit: &Unit,
+        call: &Call<'_, O>,
+        normed: &[O::F],
+        own: &UnitTape<O::F>,
+        dout: &[O::F],
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        again: &mut Again<O::F>,
+        pool: &mut Pool<O::F>,
+    ) {
+        let (n, mlp) = (call.tokens, &unit.mlp);
+        let [width, up, hidden] = [normed.len() / n, mlp.up_width(), mlp.hidden];
+        let mut dup = pool.zeros(n * up);
+        let periods: Vec<u64> = self.unit_periods(unit, call.pace).collect();
+        let mut from = 0;
+        while from < n {
+            let to = next_change(&periods, call.pos + from as u64).min(call.pos + n as u64) - call.pos;
+            let (to, rows) = (to as usize, from..to as usize);
+            let own_call = Call { fast: &again.sums, ..call.with(rows.len(), call.pos + from as u64) };
+            let at = |width: usize| rows.start * width..rows.end * width;
+            let (ups, dups) = (&own.mlp.up[at(up)], &mut dup[at(up)]);
+            mlp.input_backward(
+                &own_call,
+                unit.weights(&own_call),
+                ups,
+                &dout[at(width)],
+                dups,
+                Some(&mut dx[at(width)]),
+                pool,
+            );
+            if to < n {
+                let own_call = call.with(rows.len(), call.pos + from as u64);
+                let taken = Gathered {
+                    x: &normed[at(width)],
+                    hidden: &own.mlp.hidden[at(hidden)],
+                    dup: &own.dup[at(up)],
+                    dout: &own.dout[at(width)],
+                };
+                self.gather(unit, &own_call, taken, &mut again.fast, pool);
+                self.change(unit, &own_call, &mut again.fast, &mut again.sums);
+            }
+            from = to;
+        }
+        call.weight_backward(&mlp.down, &own.mlp.hidden, dout, grads);
+        call.weight_backward(&mlp.up, normed, &dup, grads);
+        pool.give(dup);
+    }
+
+    /// Takes in what the tape of a column pass says of its tokens, and changes what is due after them.
+    pub fn learn<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        tape: &mut CmsTape<O::F>,
+        fast: &mut [O::F],
+        sums: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        for (stage, side) in self.stages.iter().zip(&tape.sides) {
+            for u in stage.units.clone() {
+                let (unit, own) = (&self.units[u], &mut tape.units[u]);
+                if self.objective == Objective::LocalL2 {
+                    let call = Call { fast: sums, ..*call };
+                    unit.local(&call, &side.normed, own, pool);
+                }
+                let UnitTape { mlp, dup, dout, .. } = &*own;
+                let taken = Gathered { x: &side.normed, hidden: &mlp.hidden, dup, dout };
+                self.gather(unit, call, taken, fast, pool);
+                self.change(unit, call, fast, sums);
+            }
+        }
+    }
+
+    /// Adds the gradients of some tokens to those that a unit has gathered, for the levels that may write.
+    fn gather<O: Ops>(
+        &self,
+        unit: &Unit,
+        call: &Call<'_, O>,
+        taken: Gathered<'_, O::F>,
+        fast: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let Some([up, down]) = &unit.fast else { return };
+        let list = unit.levels.clone();
+        let moves = |l: usize| self.levels[l].rate(call.pace) > 0.0 && call.access.writes(call.block, l);
+        let moving = list.clone().filter(|&l| moves(l)).count();
+        if moving == 0 {
+            return;
+        }
+        let (mut dup, mut hidden) = (pool.take(taken.dup.len()), pool.take(taken.hidden.len()));
+        dup.copy_from_slice(taken.dup);
+        hidden.copy_from_slice(taken.hidden);
+        // Hidden units of levels that do not move add nothing.
+        for l in list.filter(|&l| moving < unit.levels.len() && !moves(l)) {
+            let [ups, downs] = &self.levels[l].patches;
+            for row in dup.chunks_exact_mut(unit.mlp.up_width()) {
+                ups.iter().for_each(|patch| row[patch.cols.clone()].fill(O::F::zero()));
+            }
+            for row in hidden.chunks_exact_mut(unit.mlp.hidden) {
+                downs.iter().for_each(|patch| row[patch.rows.clone()].fill(O::F::zero()));
+            }
+        }
+        call.add_outer(taken.x, &dup, &mut fast[up.gathered.clone()]);
+        call.add_outer(&hidden, taken.dout, &mut fast[down.gathered.clone()]);
+        pool.give(dup);
+        pool.give(hidden);
+    }
+
+    /// Changes the levels of a unit that are due after the call, fastest first, and starts it anew if the next slower one
+    /// is.
+    fn change<O: Ops>(&self, unit: &Unit, call: &Call<'_, O>, fast: &mut [O::F], sums: &mut [O::F]) {
+        let Some(matrices) = &unit.fast else { return };
+        let due = |level: &Level| (call.pos + call.tokens as u64).is_multiple_of(level.period);
+        let moves = |l: usize| self.levels[l].rate(call.pace) > 0.0 && call.access.writes(call.block, l);
+        for l in unit.levels.clone().filter(|&l| moves(l) && due(&self.levels[l])) {
+            let level = &self.levels[l];
+            let count = &mut fast[level.count.start];
+            *count += O::F::one();
+            let warm = (count.value() / level.config.warmup.max(1) as f64).min(1.0);
+            let by = Change { rate: warm * level.rate(call.pace), decay: level.config.decay };
+            for (matrix, patches) in matrices.iter().zip(&level.patches) {
+                patches.iter().for_each(|patch| matrix.change(patch, by, call.params, fast, sums));
+            }
+        }
+        if let Some(slower) = self.slower(unit)
+            && due(slower)
+            && unit.levels.clone().any(moves)
+        {
+            matrices.iter().for_each(|m| m.restart(slower.rate(call.pace), call.params, fast, sums));
+        }
+    }
+
+    /// Appends the rows of one piece of a call, which ran through alone, to the tape of the whole.
+    pub fn collect<F: Scalar>(&self, piece: &CmsTape<F>, whole: &mut CmsTape<F>, first: bool) {
+        whole.units.resize_with(self.units.len(), UnitTape::default);
+        whole.played = true;
+        for (from, to) in piece.units.iter().zip(&mut whole.units) {
+            for (from, to) in [
+                (&from.mlp.up, &mut to.mlp.up),
+                (&from.mlp.hidden, &mut to.mlp.hidden),
+                (&from.out, &mut to.out),
+                (&from.dup, &mut to.dup),
+                (&from.dout, &mut to.dout),
+            ] {
+                if first {
+                    to.clear();
+                }
+                to.extend_from_slice(from);
+            }
+        }
+    }
+
+    /// All levels, forward.
+    pub fn flops(&self) -> f64 {
+        self.units.iter().map(|unit| unit.mlp.flops()).sum()
+    }
+}
+
+/// What weights are changed by: inputs of either matrix, and the gradients of its outputs.
+struct Gathered<'a, F> {
+    x: &'a [F],
+    hidden: &'a [F],
+    dup: &'a [F],
+    dout: &'a [F],
+}
+
+impl Unit {
+    fn weights<'a, O: Ops>(&self, call: &Call<'a, O>) -> Weights<'a, O::F> {
+        match &self.fast {
+            Some([up, down]) => [&call.fast[up.sum.clone()], &call.fast[down.sum.clone()]],
+            None => self.mlp.weights(call),
+        }
+    }
+
+    /// Into `out`, or into the tape alone.
+    fn forward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        normed: &[O::F],
+        own: &mut UnitTape<O::F>,
+        played: bool,
+        out: Option<&mut [O::F]>,
+    ) {
+        let result = if played { &mut own.out[..] } else { fit(&mut own.out, normed.len()) };
+        if !played {
+            self.mlp.forward(call, self.weights(call), normed, &mut own.mlp, result);
+        }
+        if let Some(out) = out {
+            out.copy_from_slice(result);
+        }
+    }
+
+    fn backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        normed: &[O::F],
+        own: &UnitTape<O::F>,
+        dout: &[O::F],
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let mut dup = pool.zeros(own.mlp.up.len());
+        self.mlp.input_backward(call, self.weights(call), &own.mlp.up, dout, &mut dup, Some(dx), pool);
+        call.weight_backward(&self.mlp.down, &own.mlp.hidden, dout, grads);
+        call.weight_backward(&self.mlp.up, normed, &dup, grads);
+        pool.give(dup);
+    }
+
+    /// Along columns; `keep` leaves in the tape what the weights are changed by.
+    fn column_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        own: &mut UnitTape<O::F>,
+        dout: &[O::F],
+        dx: &mut [O::F],
+        keep: bool,
+        pool: &mut Pool<O::F>,
+    ) {
+        let mut dup = pool.zeros(own.mlp.up.len());
+        self.mlp.input_backward(call, self.weights(call), &own.mlp.up, dout, &mut dup, Some(dx), pool);
+        if keep {
+            fit(&mut own.dup, dup.len()).copy_from_slice(&dup);
+            fit(&mut own.dout, dout.len()).copy_from_slice(dout);
+        }
+        pool.give(dup);
+    }
+
+    /// Leaves in the tape the gradients of half the mean squared distance of the output from the input.
+    fn local<O: Ops>(&self, call: &Call<'_, O>, normed: &[O::F], own: &mut UnitTape<O::F>, pool: &mut Pool<O::F>) {
+        let by = O::F::from_f64(call.tokens as f64 / normed.len() as f64);
+        let UnitTape { mlp, out, dup, dout } = own;
+        let distance = out.iter().zip(normed).map(|(&y, &x)| by * (y - x));
+        dout.clear();
+        dout.extend(distance);
+        fit(dup, mlp.up.len()).fill(O::F::zero());
+        self.mlp.input_backward(call, self.weights(call), &mlp.up, dout, dup, None, pool);
+    }
+}
+
+/// The first position behind `at` that is a multiple of a period.
+pub(crate) fn next_change(periods: &[u64], at: u64) -> u64 {
+    let next = |period: &u64| (at / period).saturating_add(1).saturating_mul(*period);
+    periods.iter().map(next).min().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,113 @@
+//! Weights that a sequence changes: `theta + delta`.
+//!
+//! `theta` is a parameter. `delta` is part of the state and starts at zero, so that a sequence follows what the optimizer
+//! does to `theta`, and one that changes nothing has `theta` itself, bit for bit. Calls see the sums, in a buffer that lives
+//! as long as they do.
+
+use super::Builder;
+use crate::buffer::place;
+use hecate_core::Scalar;
+use std::ops::Range;
+
+/// One matrix `[rows, cols]`.
+pub(super) struct Fast {
+    theta: Range<usize>,
+    cols: usize,
+    /// In [`State::fast`](crate::State): what is added, and the gradients gathered since the last change.
+    pub delta: Range<usize>,
+    pub gathered: Range<usize>,
+    /// Where a level starts anew from something that is learned: that, and all gradients since it last changed.
+    anew: Option<[Range<usize>; 2]>,
+    /// In the buffer of sums.
+    pub sum: Range<usize>,
+}
+
+/// One change of a level.
+#[derive(Clone, Copy)]
+pub(super) struct Change {
+    /// Size of the step along the gathered gradient.
+    pub rate: f64,
+    /// Share of `delta` that it takes away.
+    pub decay: f64,
+}
+
+/// A part of a matrix: some rows, and some columns of them.
+#[derive(Clone)]
+pub(super) struct Patch {
+    pub rows: Range<usize>,
+    pub cols: Range<usize>,
+}
+
+impl Fast {
+    /// For the parameter at `theta`, called `name`.
+    pub fn new(b: &mut Builder<'_>, name: &str, theta: &Range<usize>, cols: usize, anew: bool) -> Self {
+        let shape = vec![theta.len() / cols, cols];
+        let mut add = |what: &str| b.state.add_fast(format!("{}.{name}.{what}", b.prefix), shape.clone());
+        let (delta, gathered) = (add("delta"), add("gathered"));
+        let anew = anew.then(|| [add("start"), add("start_gathered")]);
+        let sum = place(b.sums, theta.len());
+        b.sums = sum.end;
+        Self { theta: theta.clone(), cols, delta, gathered, anew, sum }
+    }
+
+    /// Computes the sum.
+    pub fn add_up<F: Scalar>(&self, params: &[F], fast: &[F], sums: &mut [F]) {
+        let parts = params[self.theta.clone()].iter().zip(&fast[self.delta.clone()]);
+        sums[self.sum.clone()].iter_mut().zip(parts).for_each(|(sum, (&theta, &delta))| *sum = theta + delta);
+    }
+
+    /// `delta = (1 - decay) delta - rate gathered`, which is then empty, in a patch.
+    pub fn change<F: Scalar>(&self, patch: &Patch, by: Change, params: &[F], fast: &mut [F], sums: &mut [F]) {
+        let (kept, rate) = (F::from_f64(1.0 - by.decay), F::from_f64(by.rate));
+        for run in self.runs(patch) {
+            if let Some([_, all]) = &self.anew {
+                for i in run.clone() {
+                    let g = fast[self.gathered.start + i];
+                    fast[all.start + i] += g;
+                }
+            }
+            for i in run.clone() {
+                let g = std::mem::replace(&mut fast[self.gathered.start + i], F::zero());
+                let delta = &mut fast[self.delta.start + i];
+                // Derivatives take what a sequence adds for a constant.
+                *delta = (kept * *delta - rate * g).detach();
+            }
+            self.add_up_run(&run, params, fast, sums);
+        }
+    }
+
+    /// Back to what it starts from, which first takes a step itself where it is learned; what was gathered is dropped.
+    pub fn restart<F: Scalar>(&self, rate: f64, params: &[F], fast: &mut [F], sums: &mut [F]) {
+        let run = 0..self.theta.len();
+        let rate = F::from_f64(rate);
+        for i in run.clone() {
+            let start = match &self.anew {
+                None => F::zero(),
+                Some([start, all]) => {
+                    let g = std::mem::replace(&mut fast[all.start + i], F::zero()) + fast[self.gathered.start + i];
+                    fast[start.start + i] -= rate * g.detach();
+                    fast[start.start + i]
+                }
+            };
+            fast[self.delta.start + i] = start;
+            fast[self.gathered.start + i] = F::zero();
+        }
+        self.add_up_run(&run, params, fast, sums);
+    }
+
+    fn add_up_run<F: Scalar>(&self, run: &Range<usize>, params: &[F], fast: &[F], sums: &mut [F]) {
+        for i in run.clone() {
+            sums[self.sum.start + i] = params[self.theta.start + i] + fast[self.delta.start + i];
+        }
+    }
+
+    /// The runs of a patch, from the matrix's first value.
+    fn runs(&self, patch: &Patch) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (cols, at) = (self.cols, patch.cols.clone());
+        let whole = at.len() == cols;
+        let rows = patch.rows.clone();
+        let one = whole.then(|| rows.start * cols..rows.end * cols);
+        let rest = if whole { 0..0 } else { rows };
+        one.into_iter().chain(rest.map(move |r| r * cols + at.start..r * cols + at.end))
+    }
+}

@@ -1,0 +1,190 @@
+//! A continuum memory system as a channel part.
+
+use super::{MAX_LEVELS, MlpConfig, MlpKindConfig, sized};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Longest period that a file can name.
+const MAX_PERIOD: u64 = i64::MAX as u64;
+
+/// Perceptrons whose weights a sequence changes while it is read, each at its own pace [NestedLearning v1 eq.71].
+///
+/// Weights are `theta + delta`: `theta` is learned by the optimizer, `delta` belongs to the sequence and starts at zero.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CmsConfig {
+    /// Hidden width of every perceptron, or of the one that `headwise` shares out; as in [`MlpConfig`] where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<usize>,
+    /// The non-linearity.
+    pub kind: MlpKindConfig,
+    /// How the levels stand to each other.
+    pub arrangement: Arrangement,
+    /// What a level's weights are changed to lower.
+    pub objective: Objective,
+    /// Whether a step goes by the sum of the gradients of a period or by their mean.
+    pub reduction: Reduction,
+    /// With `nested`: what a level starts a longer period from learns at the pace of that period.
+    #[serde(skip_serializing_if = "is_false")]
+    pub online: bool,
+    /// The levels, fastest first.
+    pub levels: Vec<CmsLevel>,
+}
+
+fn is_false(x: &bool) -> bool {
+    !x
+}
+
+/// How the levels of a continuum memory stand to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrangement {
+    /// One behind the other, fastest first, each with its norm and its residual [NestedLearning v1 eq.73].
+    #[default]
+    Sequential,
+    /// Side by side, added up with learned weights that start at one over their number [NestedLearning v1 eq.74].
+    Independent,
+    /// As `sequential`; when a level changes, the next faster one starts anew [NestedLearning v1 eq.72].
+    Nested,
+    /// One perceptron; every level has a share of its hidden units.
+    Headwise,
+}
+
+/// What the weights of a level are changed to lower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// The loss of the next token, along the column of the token.
+    #[default]
+    Task,
+    /// Half the mean squared distance of what the perceptron gives from what it takes.
+    LocalL2,
+}
+
+/// What a step goes by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// The mean of the gradients of a period's tokens.
+    #[default]
+    Mean,
+    /// Their sum, as the paper has it: rates go with one over the period.
+    Sum,
+}
+
+/// One level of a continuum memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CmsLevel {
+    /// Tokens from one change to the next; 8, 64, 512 and so on by the place in the list where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period: Option<u64>,
+    /// Size of a step inside a training sequence; 0 for a level that stands still. A level whose period is no shorter
+    /// than the context is stepped by the optimizer there.
+    pub rate: f64,
+    /// Size of a step outside of training; `rate` where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serve_rate: Option<f64>,
+    /// Steps over which the rate rises to its value, after a reset.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub warmup: u64,
+    /// The share of what the sequence added that a step takes away.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub decay: f64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+fn is_nothing(x: &f64) -> bool {
+    *x == 0.0
+}
+
+impl Default for CmsConfig {
+    fn default() -> Self {
+        // The periods of [NestedLearning v1 sec.7.1] at the sizes of this project.
+        Self {
+            hidden: None,
+            kind: MlpKindConfig::default(),
+            arrangement: Arrangement::default(),
+            objective: Objective::default(),
+            reduction: Reduction::default(),
+            online: false,
+            levels: vec![CmsLevel::default(); 3],
+        }
+    }
+}
+
+impl Default for CmsLevel {
+    fn default() -> Self {
+        Self { period: None, rate: 0.01, serve_rate: None, warmup: 0, decay: 0.0 }
+    }
+}
+
+impl CmsLevel {
+    /// Size of a step outside of training.
+    pub fn serve_rate(&self) -> f64 {
+        self.serve_rate.unwrap_or(self.rate)
+    }
+    /// Whether a sequence ever changes it.
+    pub fn moves(&self) -> bool {
+        self.rate > 0.0 || self.serve_rate() > 0.0
+    }
+
+    fn check(&self, key: &str) -> Result<()> {
+        if self.period.is_some_and(|p| p == 0 || p > MAX_PERIOD) {
+            return Err(Error::config(
+                format!("{key}.period"),
+                "must be at least 1; `rate = 0` for one that stands still",
+            ));
+        }
+        for (name, rate) in [("rate", self.rate), ("serve_rate", self.serve_rate())] {
+            if !(rate.is_finite() && rate >= 0.0) {
+                return Err(Error::config(format!("{key}.{name}"), format!("{rate} is not a number of at least 0")));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.decay) {
+            return Err(Error::config(format!("{key}.decay"), format!("{} is not between 0 and 1", self.decay)));
+        }
+        Ok(())
+    }
+}
+
+impl CmsConfig {
+    /// The perceptron of one level, or the one that `headwise` shares out.
+    pub fn mlp(&self) -> MlpConfig {
+        MlpConfig { hidden: self.hidden, kind: self.kind }
+    }
+
+    /// The period of every level, fastest first.
+    pub fn periods(&self) -> Vec<u64> {
+        let period = |(i, level): (usize, &CmsLevel)| level.period.unwrap_or(8_u64.saturating_pow(i as u32 + 1));
+        self.levels.iter().enumerate().map(period).collect()
+    }
+
+    pub(super) fn check(&self, key: &str, width: usize) -> Result<()> {
+        sized(&format!("{key}.hidden"), self.mlp().hidden(width), 16 * super::MAX_WIDTH)?;
+        sized(&format!("{key}.levels"), self.levels.len(), MAX_LEVELS)?;
+        for (i, level) in self.levels.iter().enumerate() {
+            level.check(&format!("{key}.levels.{i}"))?;
+        }
+        let periods = self.periods();
+        if let Some(i) = (1..periods.len()).find(|&i| periods[i] < periods[i - 1]) {
+            let reason = format!(
+                "{} is shorter than {} of the level before: list the fastest first",
+                periods[i],
+                periods[i - 1]
+            );
+            return Err(Error::config(format!("{key}.levels.{i}.period"), reason));
+        }
+        if self.online && self.arrangement != Arrangement::Nested {
+            return Err(Error::config(format!("{key}.online"), "only `nested` starts a level anew"));
+        }
+        let hidden = self.mlp().hidden(width);
+        if self.arrangement == Arrangement::Headwise && !hidden.is_multiple_of(self.levels.len()) {
+            let reason = format!("{hidden} hidden units cannot be shared out among {} levels", self.levels.len());
+            return Err(Error::config(format!("{key}.hidden"), reason));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! Learning from what was read, a slice of tokens at a time: how continuum memories move.
+//!
+//! Levels change at multiples of their periods. Between two such places all weights are constant, so that the tokens
+//! between them, a *slice*, run side by side: forward, the loss of every token's successor, and back along the column of
+//! each token, where keys, values and states that other positions left are constants. So a gradient does not depend on
+//! how a stream was cut. What comes of it are two thin matrices per weight, inputs and gradients of outputs, and their
+//! product is what the level gathers.
+//!
+//! Slices lie at absolute positions. A serving call that ends inside one leaves its tokens open in the state; they run
+//! again, from what the state was before them, when the token behind the slice comes.
+
+use crate::access::Access;
+use crate::block::{Again, Block, BlockTape, Call, Pace, RopeTable, next_change};
+use crate::error::Result;
+use crate::model::{Model, Tape, Workspace};
+use crate::params::{Kind, Params};
+use crate::pool::{Pool, fit};
+use crate::state::State;
+use hecate_core::Scalar;
+use hecate_core::ops::Ops;
+
+/// Most tokens of a slice: what runs again, and is recorded, at once.
+pub(crate) const SLICE_TOKENS: usize = 64;
+
+/// What a model knows of its continuum memories.
+#[derive(Debug, Default)]
+pub(crate) struct Schedule {
+    serving: Vec<u64>,
+    training: Vec<u64>,
+    /// Values of the weights that a sequence changes.
+    pub sums: usize,
+    /// Whether any level goes by the loss of the next token.
+    columns: bool,
+    /// Scratch for gradients that nobody asks for in a pass along columns.
+    scratch: usize,
+}
+
+/// Buffers of one slice.
+#[derive(Debug)]
+pub(crate) struct Slice<F> {
+    blocks: Vec<BlockTape<F>>,
+    rope: Vec<RopeTable<F>>,
+    x: Vec<F>,
+    normed: Vec<F>,
+    pub logits: Vec<F>,
+    losses: Vec<F>,
+    scratch: Vec<F>,
+}
+
+impl<F> Default for Slice<F> {
+    fn default() -> Self {
+        let [x, normed, logits, losses, scratch] = std::array::from_fn(|_| Vec::new());
+        Self { blocks: Vec::new(), rope: Vec::new(), x, normed, logits, losses, scratch }
+    }
+}
+
+impl<F: Scalar> Slice<F> {
+    pub fn len(&self) -> usize {
+        let own = [&self.x, &self.normed, &self.logits, &self.losses, &self.scratch].map(|v| v.len());
+        self.blocks.iter().map(BlockTape::len).sum::<usize>() + own.iter().sum::<usize>()
+    }
+}
+
+/// What moves while slices run.
+pub(crate) struct Moving<'a, F> {
+    pub data: &'a mut [F],
+    pub fast: &'a mut [F],
+    pub sums: &'a mut [F],
+    pub slice: &'a mut Slice<F>,
+    pub pool: &'a mut Pool<F>,
+}
+
+/// The tokens of a slice, those that follow them, and what may be learned from them.
+pub(crate) struct Lesson<'a> {
+    pub pos: u64,
+    pub tokens: &'a [u32],
+    pub targets: &'a [u32],
+    pub access: &'a Access,
+    pub pace: Pace,
+}
+
+impl Schedule {
+    /// Of these blocks.
+    pub fn new(blocks: &[Block], sums: usize, context: u64, params: &crate::params::ParamLayout) -> Self {
+        let list = || blocks.iter().filter_map(Block::cms);
+        let at = |pace| {
+            let mut periods: Vec<u64> = list().flat_map(|cms| cms.periods(pace)).collect();
+            periods.sort_unstable();
+            periods.dedup();
+            periods
+        };
+        let small =
+            params.specs.iter().filter(|s| s.kind == Kind::Norm || (s.kind == Kind::Gate && s.shape.len() == 1));
+        Self {
+            serving: at(Pace::Serving),
+            training: at(Pace::Training { context }),
+            sums,
+            columns: list().any(|cms| cms.asks_for_columns()),
+            scratch: small.map(|s| s.range.len()).max().unwrap_or(0),
+        }
+    }
+
+    /// Whether anything moves at this pace.
+    pub fn moves(&self, pace: Pace) -> bool {
+        !self.periods(pace).is_empty()
+    }
+
+    fn periods(&self, pace: Pace) -> &[u64] {
+        match pace {
+            Pace::Serving => &self.serving,
+            Pace::Training { .. } => &self.training,
+        }
+    }
+
+    /// The end of the slice that begins at `at`.
+    pub fn end_of_slice(&self, at: u64, pace: Pace) -> u64 {
+        next_change(self.periods(pace), at).min(next_change(&[SLICE_TOKENS as u64], at))
+    }
+}
+
+impl Model {
+    /// Whether a call may move a level of a continuum memory.
+    pub(crate) fn may_move(&self, access: &Access) -> bool {
+        let mut blocks = self.blocks.iter().enumerate();
+        self.schedule.moves(Pace::Serving)
+            && *access != Access::Read
+            && blocks.any(|(b, block)| {
+                block.cms().is_some_and(|cms| (0..cms.schedule().count()).any(|level| access.writes(b, level)))
+            })
+    }
+
+    /// The sums of all parameters that sequences change and of what this one added.
+    pub(crate) fn add_up<F: Scalar>(&self, params: &Params<F>, fast: &[F], sums: &mut Vec<F>) {
+        let sums = fit(sums, self.schedule.sums);
+        self.blocks.iter().filter_map(Block::cms).for_each(|cms| cms.add_up(&params.data, fast, sums));
+    }
+
+    /// Learns from the tokens that a state has open, of which `next` is the successor. They are then no longer open.
+    pub(crate) fn close<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        next: u32,
+        ws: &mut Workspace<O::F>,
+    ) -> Result<()> {
+        let count = state.open.tokens.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let layout = self.state_layout();
+        let State { data, fast, open, position, .. } = state;
+        open.restore(layout, data);
+        open.tokens.push(next);
+        let lesson = Lesson {
+            pos: *position - count as u64,
+            tokens: &open.tokens[..count],
+            targets: &open.tokens[1..],
+            access: &open.access,
+            pace: Pace::Serving,
+        };
+        let Workspace { sums, slice, pool, .. } = ws;
+        let result = self.slice(ops, params, &lesson, Moving { data, fast, sums, slice, pool });
+        open.tokens.clear();
+        result
+    }
+
+    /// Runs a slice, and learns from it.
+    pub(crate) fn slice<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        lesson: &Lesson<'_>,
+        moving: Moving<'_, O::F>,
+    ) -> Result<()> {
+        let (width, n) = (self.config().width, lesson.tokens.len());
+        let Moving { data, fast, sums, slice, pool } = moving;
+        let Slice { blocks, rope, x, normed, logits, losses, scratch } = slice;
+        blocks.resize_with(self.blocks.len(), BlockTape::default);
+        ops.embedding_forward(width, lesson.tokens, &params.data[self.embedding.clone()], fit(x, n * width));
+        self.fill_rope(rope, n, lesson.pos);
+        let &Lesson { pos, access, pace, .. } = lesson;
+        let call = self.call(ops, params, n, pos, true, access, 0, rope);
+        let call = Call { pace, ..call };
+        for (b, (block, own)) in self.blocks.iter().zip(&mut *blocks).enumerate() {
+            block.forward(&Call { block: b, fast: sums, ..call }, x, data, own, pool)?;
+        }
+        let scale = &params.data[self.norm.clone()];
+        ops.rms_norm_forward(width, x, scale, fit(normed, n * width));
+        let logits = fit(logits, n * self.config().vocab);
+        self.head_forward(ops, params, normed, logits);
+
+        let scratch = fit(scratch, self.schedule.scratch);
+        if self.schedule.columns {
+            let mut dx = pool.zeros(n * width);
+            self.column_loss(ops, params, lesson.targets, [x, normed, logits], losses, &mut dx, scratch, pool);
+            for (b, (block, own)) in self.blocks.iter().zip(&mut *blocks).enumerate().rev() {
+                let call = Call { block: b, fast: sums, column: true, ..call };
+                block.backward(&call, own, &mut dx, scratch, &mut Again::default(), pool)?;
+            }
+            pool.give(dx);
+        }
+        for (b, (block, own)) in self.blocks.iter().zip(blocks).enumerate() {
+            block.learn(&Call { block: b, ..call }, own, fast, sums, pool);
+        }
+        Ok(())
+    }
+
+    /// The gradient of every token's loss with respect to the stream at that token.
+    fn column_loss<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        targets: &[u32],
+        [x, normed, logits]: [&[O::F]; 3],
+        losses: &mut Vec<O::F>,
+        dx: &mut [O::F],
+        scratch: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let (vocab, n) = (self.config().vocab, targets.len());
+        let (mut dlogits, mut dnormed) = (pool.zeros(logits.len()), pool.zeros(normed.len()));
+        let losses = fit(losses, n);
+        losses.fill(O::F::one());
+        ops.cross_entropy_backward(vocab, logits, targets, losses, &mut dlogits);
+        self.head_backward(ops, params, normed, &dlogits, &mut dnormed, None);
+        let scale = &params.data[self.norm.clone()];
+        ops.rms_norm_backward(scale.len(), x, scale, &dnormed, dx, &mut scratch[..scale.len()]);
+        pool.give(dlogits);
+        pool.give(dnormed);
+    }
+
+    /// The first pass of a training step: all slices of a call, on a copy of the state's memories. The tape then knows what
+    /// every level gave at every token, and `again` where weights began.
+    pub(crate) fn play<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        tokens: &[u32],
+        targets: &[u32],
+        tape: &mut Tape<O::F>,
+    ) -> Result<()> {
+        let pace = self.training_pace();
+        let Tape { blocks, slice, again, sums, data, pool, .. } = tape;
+        fit(&mut again.fast, state.fast.len()).copy_from_slice(&state.fast);
+        fit(data, state.data.len()).copy_from_slice(&state.data);
+        self.add_up(params, &state.fast, sums);
+        let mut from = 0;
+        while from < tokens.len() {
+            let pos = state.position + from as u64;
+            let to = tokens.len().min(from + (self.schedule.end_of_slice(pos, pace) - pos) as usize);
+            let (tokens, targets) = (&tokens[from..to], &targets[from..to]);
+            let lesson = Lesson { pos, tokens, targets, access: &Access::Learn, pace };
+            self.slice(ops, params, &lesson, Moving { data, fast: &mut state.fast, sums, slice, pool })?;
+            for ((block, piece), whole) in self.blocks.iter().zip(&slice.blocks).zip(&mut *blocks) {
+                block.collect(piece, whole, from == 0);
+            }
+            from = to;
+        }
+        self.add_up(params, &again.fast, &mut again.sums);
+        Ok(())
+    }
+
+    /// Levels whose period is no shorter than the context are the optimizer's.
+    pub(crate) fn training_pace(&self) -> Pace {
+        Pace::Training { context: self.config().context as u64 }
+    }
+}

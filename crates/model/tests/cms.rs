@@ -1,0 +1,349 @@
+//! Continuum memories against their definition, token by token, with gradients from dual numbers.
+
+use hecate_core::ops::{Cpu, Ops, Reference};
+use hecate_core::{AnyRule, Dual, Scalar};
+use hecate_model::config::{
+    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, MacConfig, MagConfig, MalConfig,
+    MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig, Objective, Reduction,
+};
+use hecate_model::state::NamedTensor;
+use hecate_model::{Access, Logits, Model, ModelConfig, Params, State, Tape, Workspace};
+use std::collections::BTreeMap;
+
+const VOCAB: usize = 5;
+const TOKENS: [u32; 19] = [1, 4, 2, 2, 0, 3, 1, 4, 4, 2, 3, 0, 0, 1, 3, 2, 4, 1, 0];
+const NEVER: u64 = i64::MAX as u64;
+
+fn attention() -> AttentionConfig {
+    AttentionConfig { heads: 2, kv_heads: Some(1), window: Some(5), ..AttentionConfig::default() }
+}
+
+fn memory(rule: &str) -> MemoryConfig {
+    let rule = AnyRule::named(rule).unwrap().brief();
+    MemoryConfig { rule, heads: 2, conv: 3, ..MemoryConfig::default() }
+}
+
+fn mixers() -> Vec<MixerConfig> {
+    let whole = AttentionConfig { window: None, ..attention() };
+    vec![
+        MixerConfig::None,
+        MixerConfig::Attention(attention()),
+        MixerConfig::Memory(MemoryConfig { persistent: 2, ..memory("titans") }),
+        MixerConfig::Memory(memory("self_modifying")),
+        MixerConfig::Mag(MagConfig { attention: attention(), memory: memory("gated_delta"), persistent: 1 }),
+        MixerConfig::Mal(MalConfig { attention: attention(), memory: memory("titans_mlp"), persistent: 1 }),
+        MixerConfig::Mac(MacConfig {
+            segment: 4,
+            attention: whole,
+            memory: memory("titans"),
+            persistent: 1,
+            causal: true,
+        }),
+    ]
+}
+
+fn cms(arrangement: Arrangement) -> CmsConfig {
+    let level = |period, rate| CmsLevel { period: Some(period), rate, ..CmsLevel::default() };
+    let levels = vec![level(2, 0.5), level(4, 0.3), level(6, 1.1)];
+    CmsConfig { hidden: Some(6), arrangement, levels, ..CmsConfig::default() }
+}
+
+fn model_of(mixer: &MixerConfig, cms: &CmsConfig, norm: NormConfig) -> Model {
+    let block = |mixer: &MixerConfig, channel| BlockConfig { repeat: 1, norm, mixer: mixer.clone(), channel };
+    let plain = ChannelConfig::Mlp(MlpConfig { hidden: Some(3), kind: MlpKindConfig::Gelu });
+    let blocks = vec![
+        block(mixer, ChannelConfig::Cms(cms.clone())),
+        block(mixer, ChannelConfig::Cms(cms.clone())),
+        BlockConfig { mixer: MixerConfig::Attention(attention()), ..block(mixer, plain) },
+    ];
+    Model::new(&ModelConfig { vocab: VOCAB, width: 4, context: 16, blocks, ..ModelConfig::default() }).unwrap()
+}
+
+/// The same model whose levels only gather.
+fn still(model: &Model) -> Model {
+    let mut config = model.config().clone();
+    for block in &mut config.blocks {
+        if let ChannelConfig::Cms(cms) = &mut block.channel {
+            cms.levels.iter_mut().for_each(|level| level.period = Some(NEVER));
+            (cms.online, cms.arrangement) = match cms.arrangement {
+                Arrangement::Nested => (cms.online, Arrangement::Nested),
+                other => (false, other),
+            };
+        }
+    }
+    Model::new(&config).unwrap()
+}
+
+fn lift<F: Scalar>(x: &[f64]) -> Vec<F> {
+    x.iter().map(|&x| F::from_f64(x)).collect()
+}
+
+/// `log sum exp - logit`.
+fn loss<F: Scalar>(logits: &[F], target: u32) -> F {
+    logits.iter().map(|l| l.exp()).sum::<F>().ln() - logits[target as usize]
+}
+
+/// One token, of which nothing is learned; its logits.
+fn one<O: Ops>(ops: &O, model: &Model, params: &Params<O::F>, state: &mut State<O::F>, token: u32) -> Vec<O::F> {
+    let mut ws = Workspace::default();
+    model.forward(ops, params, state, &[token], &Access::Learn, Logits::Last, &mut ws).unwrap().to_vec()
+}
+
+/// The place of a tensor among those that a sequence changes.
+fn place(tensors: &[NamedTensor], name: &str) -> std::ops::Range<usize> {
+    tensors.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("no {name}")).runs[0].clone()
+}
+
+/// Which level changes a value of a matrix, for each of its values.
+fn level_of(config: &CmsConfig, unit: &str, up: bool, shape: &[usize]) -> Vec<usize> {
+    let (hidden, k) = (config.hidden.unwrap(), config.levels.len());
+    let share = |unit: usize| unit % hidden / (hidden / k);
+    let at = |i: usize| if up { share(i % shape[1]) } else { share(i / shape[1]) };
+    (0..shape[0] * shape[1])
+        .map(|i| match config.arrangement {
+            Arrangement::Headwise => at(i),
+            _ => unit.rsplit('.').next().unwrap().parse().unwrap(),
+        })
+        .collect()
+}
+
+/// What the definition says: logits of every token, and what the sequence has added to each weight at the end.
+fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
+    let still = still(model);
+    let tensors = still.state_layout().fast_tensors();
+    let ops = Reference::<Dual<f64>>::new();
+    let constants = Params { data: lift::<Dual<f64>>(&params.data).into() };
+    let matrices: Vec<&NamedTensor> = tensors.iter().filter(|t| t.name.ends_with(".delta")).collect();
+    let mut state: State<Dual<f64>> = still.new_state();
+    let mut gathered: Vec<Vec<f64>> = matrices.iter().map(|t| vec![0.0; t.runs[0].len()]).collect();
+    let (mut starts, mut all) = (gathered.clone(), gathered.clone());
+    let mut logits = Vec::new();
+    for (t, &token) in TOKENS.iter().enumerate() {
+        let before = state.clone();
+        logits.extend(one(&ops, &still, &constants, &mut state, token).iter().map(|l| l.re));
+        let Some(&target) = TOKENS.get(t + 1) else { break };
+        for (m, matrix) in matrices.iter().enumerate() {
+            for i in matrix.runs[0].clone() {
+                let mut nudged = before.clone();
+                nudged.fast[i].eps = 1.0;
+                let slope = loss(&one(&ops, &still, &constants, &mut nudged, token), target).eps;
+                gathered[m][i - matrix.runs[0].start] += slope;
+            }
+        }
+        for (m, matrix) in matrices.iter().enumerate() {
+            let unit = matrix.name.trim_end_matches(".delta").trim_end_matches(".up").trim_end_matches(".down");
+            let block: usize = matrix.name.split('.').nth(1).unwrap().parse().unwrap();
+            let ChannelConfig::Cms(config) = &model.config().expanded()[block].channel else { unreachable!() };
+            let periods = config.periods();
+            let (up, place) = (matrix.name.ends_with(".up.delta"), matrix.runs[0].clone());
+            let levels = level_of(config, unit, up, &matrix.shape);
+            let due = |level: usize| (t as u64 + 1).is_multiple_of(periods[level]);
+            let step = |level: usize| {
+                let mean = config.reduction == Reduction::Mean;
+                config.levels[level].rate / if mean { periods[level] as f64 } else { 1.0 }
+            };
+            for (i, &level) in levels.iter().enumerate() {
+                let delta = &mut state.fast[place.start + i];
+                if due(level) {
+                    let warm =
+                        ((t as f64 + 1.0) / periods[level] as f64 / config.levels[level].warmup.max(1) as f64).min(1.0);
+                    all[m][i] += gathered[m][i];
+                    delta.re = (1.0 - config.levels[level].decay) * delta.re - warm * step(level) * gathered[m][i];
+                    gathered[m][i] = 0.0;
+                }
+                let slower = level + 1;
+                if config.arrangement == Arrangement::Nested && slower < periods.len() && due(slower) {
+                    all[m][i] += std::mem::take(&mut gathered[m][i]);
+                    if config.online {
+                        starts[m][i] -= step(slower) * all[m][i];
+                    }
+                    all[m][i] = 0.0;
+                    delta.re = starts[m][i];
+                }
+            }
+        }
+        // The still model has gathered by itself what nobody asks for here.
+    }
+    let mut ends = BTreeMap::new();
+    for (m, matrix) in matrices.iter().enumerate() {
+        let added = state.fast[matrix.runs[0].clone()].iter().map(|x| x.re).collect();
+        ends.insert(matrix.name.clone(), added);
+        ends.insert(matrix.name.replace(".delta", ".gathered"), gathered[m].clone());
+    }
+    (logits, ends)
+}
+
+fn close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1e-3, |m: f64, x| m.max(x.abs()));
+    for (i, (g, e)) in got.iter().zip(expected).enumerate() {
+        assert!((g - e).abs() <= tolerance * scale, "{what}, value {i}: {g} instead of {e}");
+    }
+}
+
+/// Serving, and a training pass over the same tokens.
+fn check(mixer: &MixerConfig, cms: &CmsConfig, norm: NormConfig) {
+    let model = model_of(mixer, cms, norm);
+    let mut params: Params<f64> = model.params().init(3);
+    // Livelier than at the start, so that what is learned shows.
+    params.data.iter_mut().for_each(|p| *p *= 1.5);
+    let (logits, ends) = by_definition(&model, &params);
+    let moved = |m: &Vec<f64>| m.iter().any(|x| x.abs() > 1e-4);
+    assert!(ends.iter().any(|(name, m)| name.ends_with(".delta") && moved(m)), "nothing was learned");
+    let what = format!("{:?} of {mixer:?}", cms.arrangement);
+    let (ops, tensors) = (Reference::<f64>::new(), model.state_layout().fast_tensors());
+    for cut in [TOKENS.len(), 1, 5] {
+        let (mut state, mut got, mut ws) = (model.new_state(), Vec::new(), Workspace::default());
+        for piece in TOKENS.chunks(cut) {
+            got.extend(model.forward(&ops, &params, &mut state, piece, &Access::Learn, Logits::All, &mut ws).unwrap());
+        }
+        close(&what, &got, &logits, 1e-9);
+    }
+    let n = TOKENS.len() - 1;
+    let (mut state, mut losses) = (model.new_state::<f64>(), vec![0.0; n]);
+    let (mut grads, mut tape) = (vec![0.0; model.params().len], Tape::default());
+    for (from, to) in [(0, 7), (7, n)] {
+        let (x, y) = (&TOKENS[from..to], &TOKENS[from + 1..to + 1]);
+        model.train(&ops, &params, &mut state, x, y, 1.0, &mut losses[from..to], &mut grads, &mut tape).unwrap();
+    }
+    for (name, expected) in &ends {
+        close(&format!("{what}, {name}"), &state.fast[place(&tensors, name)], expected, 1e-9);
+    }
+    let expected: Vec<f64> = (0..n).map(|t| loss(&logits[t * VOCAB..][..VOCAB], TOKENS[t + 1])).collect();
+    close(&format!("{what}, losses"), &losses, &expected, 1e-9);
+}
+
+#[test]
+fn every_mixer_lets_levels_learn_what_their_definition_says() {
+    for mixer in &mixers() {
+        check(mixer, &cms(Arrangement::Sequential), NormConfig::Pre);
+    }
+}
+
+#[test]
+fn every_arrangement_and_setting_does_what_its_definition_says() {
+    let mixer = MixerConfig::Memory(memory("titans"));
+    for arrangement in [Arrangement::Independent, Arrangement::Nested, Arrangement::Headwise] {
+        check(&mixer, &cms(arrangement), NormConfig::Pre);
+    }
+    let online = CmsConfig { online: true, ..cms(Arrangement::Nested) };
+    check(&mixer, &online, NormConfig::Post);
+    let mut other = CmsConfig { reduction: Reduction::Sum, kind: MlpKindConfig::Gelu, ..cms(Arrangement::Headwise) };
+    for level in &mut other.levels {
+        (level.rate, level.decay, level.warmup) = (0.1, 0.2, 3);
+    }
+    check(&mixer, &other, NormConfig::Pre);
+}
+
+/// The loss of a level's own is written out here once more: half the mean squared distance of output and input.
+#[test]
+fn a_local_objective_goes_by_what_the_level_takes() {
+    let level = CmsLevel { period: Some(1), rate: 0.7, ..CmsLevel::default() };
+    let (kind, hidden, objective) = (MlpKindConfig::Gelu, Some(3), Objective::LocalL2);
+    let config = CmsConfig { kind, hidden, objective, levels: vec![level], ..CmsConfig::default() };
+    let channel = ChannelConfig::Cms(config);
+    let blocks = vec![BlockConfig { repeat: 1, norm: NormConfig::Pre, mixer: MixerConfig::None, channel }];
+    let model =
+        Model::new(&ModelConfig { vocab: VOCAB, width: 4, context: 16, blocks, ..ModelConfig::default() }).unwrap();
+    let params: Params<f64> = model.params().init(3);
+    let of = |name: &str| {
+        let spec = model.params().specs.iter().find(|s| s.name == name).unwrap();
+        params.data[spec.range.clone()].to_vec()
+    };
+    let weights = [of("blocks.0.channel.levels.0.up.weight"), of("blocks.0.channel.levels.0.down.weight")];
+    let mut added = [vec![0.0; 12], vec![0.0; 12]];
+    for &token in &TOKENS[..6] {
+        let x = of("embedding.weight")[token as usize * 4..][..4].to_vec();
+        let size = (x.iter().map(|x| x * x).sum::<f64>() / 4.0 + 1e-6).sqrt();
+        let n: Vec<f64> = x.iter().map(|x| x / size).collect();
+        let own_loss = |m: usize, i: usize| {
+            let w = |which: usize, at: usize| {
+                let eps = if (which, at) == (m, i) { 1.0 } else { 0.0 };
+                Dual { re: weights[which][at] + added[which][at], eps }
+            };
+            let gelu = |x: Dual<f64>| {
+                let cubic =
+                    (x + x * x * x * Dual::from_f64(0.044715)) * Dual::from_f64((2.0 / std::f64::consts::PI).sqrt());
+                Dual::from_f64(0.5) * x * (Dual::one() + cubic.tanh())
+            };
+            let hidden: Vec<Dual<f64>> =
+                (0..3).map(|h| gelu((0..4).map(|c| w(0, c * 3 + h) * Dual::from_f64(n[c])).sum())).collect();
+            let distance =
+                |c: usize| (0..3).map(|h| w(1, h * 4 + c) * hidden[h]).sum::<Dual<f64>>() - Dual::from_f64(n[c]);
+            (0..4).map(|c| Dual::from_f64(0.125) * distance(c) * distance(c)).sum::<Dual<f64>>().eps
+        };
+        let slopes: Vec<Vec<f64>> = (0..2).map(|m| (0..12).map(|i| own_loss(m, i)).collect()).collect();
+        for (added, slopes) in added.iter_mut().zip(&slopes) {
+            added.iter_mut().zip(slopes).for_each(|(a, s)| *a -= 0.7 * s);
+        }
+    }
+    let (mut state, mut ws) = (model.new_state(), Workspace::default());
+    // The last token's change waits for the one behind it.
+    model
+        .forward(&Reference::<f64>::new(), &params, &mut state, &TOKENS[..7], &Access::Learn, Logits::Last, &mut ws)
+        .unwrap();
+    let tensors = model.state_layout().fast_tensors();
+    for (m, name) in ["up", "down"].into_iter().enumerate() {
+        let at = place(&tensors, &format!("blocks.0.channel.levels.0.{name}.delta"));
+        close(name, &state.fast[at], &added[m], 1e-10);
+    }
+}
+
+/// Names of a perceptron's parameters, and of the same ones in a continuum memory of one level.
+fn renamed(name: &str) -> String {
+    match name.split_once(".channel.levels.0.") {
+        Some((block, "norm.scale")) => format!("{block}.channel_norm.scale"),
+        Some((block, rest)) => format!("{block}.channel.{rest}"),
+        None => name.to_string(),
+    }
+}
+
+/// A level that stands still, or that is never due, is a perceptron bit for bit: losses, gradients and logits.
+#[test]
+fn a_level_that_never_moves_is_a_perceptron_bit_for_bit() {
+    let mixer = MixerConfig::Memory(memory("titans"));
+    let build = |channel| {
+        let blocks = vec![BlockConfig { repeat: 2, norm: NormConfig::Pre, mixer: mixer.clone(), channel }];
+        Model::new(&ModelConfig { vocab: VOCAB, width: 16, context: 16, blocks, ..ModelConfig::default() }).unwrap()
+    };
+    let (hidden, kind) = (Some(24), MlpKindConfig::Gated);
+    let plain = build(ChannelConfig::Mlp(MlpConfig { hidden, kind }));
+    let params: Params<f32> = plain.params().init(1);
+    let one = |rate, period| vec![CmsLevel { rate, period: Some(period), ..CmsLevel::default() }];
+    let three = |rate| [one(rate, NEVER), one(rate, NEVER), one(rate, NEVER)].concat();
+    let still = |arrangement, levels| {
+        ChannelConfig::Cms(CmsConfig { hidden, kind, arrangement, levels, ..CmsConfig::default() })
+    };
+    let measure = |model: &Model, ops: &Cpu| {
+        let mut own: Params<f32> = model.params().init(1);
+        let place = |name: &str| plain.params().specs.iter().find(|s| s.name == name).unwrap().range.clone();
+        for spec in &model.params().specs {
+            own.data[spec.range.clone()].copy_from_slice(&params.data[place(&renamed(&spec.name))]);
+        }
+        let (mut state, mut ws, mut out) = (model.new_state(), Workspace::default(), Vec::<f32>::new());
+        for piece in TOKENS.chunks(5) {
+            out.extend(model.forward(ops, &own, &mut state, piece, &Access::Learn, Logits::All, &mut ws).unwrap());
+        }
+        let (mut state, mut losses, mut grads) = (model.new_state(), vec![0.0; 18], vec![0.0; model.params().len]);
+        let (x, y) = (&TOKENS[..18], &TOKENS[1..]);
+        model.train(ops, &own, &mut state, x, y, 1.0, &mut losses, &mut grads, &mut Tape::default()).unwrap();
+        let named = |spec: &hecate_model::ParamSpec| (renamed(&spec.name), grads[spec.range.clone()].to_vec());
+        let grads: BTreeMap<String, Vec<f32>> = model.params().specs.iter().map(named).collect();
+        (out, losses, grads)
+    };
+    for ops in [Cpu::inference(), Cpu::training()] {
+        let expected = measure(&plain, &ops);
+        for channel in [
+            still(Arrangement::Sequential, one(0.0, 2)),
+            still(Arrangement::Sequential, one(0.5, NEVER)),
+            still(Arrangement::Headwise, three(0.0)),
+            still(Arrangement::Headwise, three(0.5)),
+        ] {
+            let model = build(channel.clone());
+            assert_eq!(model.state_layout().fast.is_empty(), format!("{channel:?}").contains("rate: 0.0"));
+            assert!(measure(&model, &ops) == expected, "{channel:?}");
+        }
+        let moving = build(still(Arrangement::Sequential, one(0.5, 2)));
+        assert!(measure(&moving, &ops) != expected, "one that moves is another");
+    }
+}
