@@ -10,7 +10,7 @@
 //! again, from what the state was before them, when the token behind the slice comes.
 
 use crate::access::Access;
-use crate::block::{Again, Block, BlockTape, Call, Pace, RopeTable, next_change};
+use crate::block::{Again, Block, BlockTape, Call, Cms, Pace, RopeTable, next_change};
 use crate::error::Result;
 use crate::model::{Model, Tape, Workspace};
 use crate::params::{Kind, Params};
@@ -260,6 +260,20 @@ impl Model {
         }
         self.add_up(params, &again.fast, &mut again.sums);
         Ok(())
+    }
+
+    /// The levels of continuum memories that move when they are served: parameters of each, and the tokens from one change
+    /// to the next.
+    pub fn levels(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.blocks.iter().filter_map(Block::cms).flat_map(Cms::level_sizes)
+    }
+
+    /// The matrices of levels that are the optimizer's in training, by their first value, and the tokens after which each is
+    /// due. Levels that share a matrix, those of `headwise`, are due with it at every step.
+    pub fn slow_parameters(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let pace = self.training_pace();
+        let cms = self.blocks.iter().filter_map(Block::cms);
+        cms.flat_map(move |cms| cms.slow(pace)).map(|(range, period)| (range.start, period))
     }
 
     /// Levels whose period is no shorter than the context are the optimizer's.

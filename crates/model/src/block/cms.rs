@@ -198,12 +198,23 @@ impl Cms {
         self.objective == Objective::Task
     }
 
-    /// The parameters that only one level holds, and its period.
-    pub fn owned(&self) -> impl Iterator<Item = (Range<usize>, u64)> + '_ {
+    /// The matrices of levels that move in serving and not at this pace, and their periods.
+    pub fn slow(&self, pace: Pace) -> impl Iterator<Item = (Range<usize>, u64)> + '_ {
         let alone = self.units.iter().filter(|unit| unit.levels.len() == 1);
-        alone.flat_map(|unit| {
-            let period = self.levels[unit.levels.start].period;
-            [(unit.mlp.up.clone(), period), (unit.mlp.down.clone(), period)]
+        alone.flat_map(move |unit| {
+            let level = &self.levels[unit.levels.start];
+            let slow = level.config.rate > 0.0 && level.rate(pace) == 0.0;
+            let both = [(unit.mlp.up.clone(), level.period), (unit.mlp.down.clone(), level.period)];
+            both.into_iter().filter(move |_| slow)
+        })
+    }
+
+    /// The matrices of every level that moves when it is served, and its period; of levels that share them, the part.
+    pub fn level_sizes(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.units.iter().flat_map(|unit| {
+            let size = (unit.mlp.up.len() + unit.mlp.down.len()) / unit.levels.len();
+            let moving = self.levels[unit.levels.clone()].iter().filter(|level| level.config.serve_rate() > 0.0);
+            moving.map(move |level| (size, level.period))
         })
     }
 
