@@ -275,7 +275,9 @@ impl Model {
                 let (tokens, targets) = (&rest[..room], &rest[1..=room]);
                 let lesson = Lesson { pos: begin, tokens, targets, access, pace };
                 let (State { data, fast, .. }, Workspace { sums, slice, pool, .. }) = (&mut *state, &mut *ws);
-                self.slice(ops, params, &lesson, Moving { data, fast, sums, slice, pool })?;
+                let mut moving = Moving { data, fast, sums, slice, pool };
+                self.slice(ops, params, &lesson, moving.again())?;
+                self.learn(ops, params, &lesson, moving);
                 state.position = end;
                 if want == Logits::All {
                     ws.logits[done * vocab..][..room * vocab].copy_from_slice(&ws.slice.logits);

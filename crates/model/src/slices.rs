@@ -70,6 +70,18 @@ pub(crate) struct Moving<'a, F> {
     pub pool: &'a mut Pool<F>,
 }
 
+impl<F> Moving<'_, F> {
+    /// The same for a shorter time.
+    pub fn again(&mut self) -> Moving<'_, F> {
+        Moving { data: self.data, fast: self.fast, sums: self.sums, slice: self.slice, pool: self.pool }
+    }
+}
+
+/// The continuum memory of a block, with what stands beside the block.
+fn with_cms<T>((block, beside): (&Block, T)) -> Option<(&Cms, T)> {
+    Some((block.cms()?, beside))
+}
+
 /// The tokens of a slice, those that follow them, and what may be learned from them.
 pub(crate) struct Lesson<'a> {
     pub pos: u64,
@@ -160,12 +172,16 @@ impl Model {
             pace: Pace::Serving,
         };
         let Workspace { sums, slice, pool, .. } = ws;
-        let result = self.slice(ops, params, &lesson, Moving { data, fast, sums, slice, pool });
+        let mut moving = Moving { data, fast, sums, slice, pool };
+        let result = self.slice(ops, params, &lesson, moving.again());
+        if result.is_ok() {
+            self.learn(ops, params, &lesson, moving);
+        }
         open.tokens.clear();
         result
     }
 
-    /// Runs a slice, and learns from it.
+    /// Runs a slice, and finds what is to be learned from it.
     pub(crate) fn slice<O: Ops>(
         &self,
         ops: &O,
@@ -174,7 +190,7 @@ impl Model {
         moving: Moving<'_, O::F>,
     ) -> Result<()> {
         let (width, n) = (self.config().width, lesson.tokens.len());
-        let Moving { data, fast, sums, slice, pool } = moving;
+        let Moving { data, sums, slice, pool, .. } = moving;
         let Slice { blocks, rope, x, normed, logits, losses, scratch } = slice;
         blocks.resize_with(self.blocks.len(), BlockTape::default);
         ops.embedding_forward(width, lesson.tokens, &params.data[self.embedding.clone()], fit(x, n * width));
@@ -200,10 +216,19 @@ impl Model {
             }
             pool.give(dx);
         }
-        for (b, (block, own)) in self.blocks.iter().zip(blocks).enumerate() {
-            block.learn(&Call { block: b, ..call }, own, fast, sums, pool);
+        for (cms, (b, own)) in self.blocks.iter().zip(blocks.iter_mut().enumerate()).filter_map(with_cms) {
+            cms.look_at_itself(&Call { block: b, fast: sums, ..call }, &mut own.cms, pool);
         }
         Ok(())
+    }
+
+    /// Lets all continuum memories learn from a slice that has run.
+    pub(crate) fn learn<O: Ops>(&self, ops: &O, params: &Params<O::F>, lesson: &Lesson<'_>, moving: Moving<'_, O::F>) {
+        let Moving { fast, sums, slice, pool, .. } = moving;
+        let call = self.call(ops, params, lesson.tokens.len(), lesson.pos, true, lesson.access, 0, &[]);
+        for (cms, (b, own)) in self.blocks.iter().zip(slice.blocks.iter().enumerate()).filter_map(with_cms) {
+            cms.learn(&Call { block: b, pace: lesson.pace, ..call }, &own.cms, fast, sums, pool);
+        }
     }
 
     /// The gradient of every token's loss with respect to the stream at that token.
@@ -246,15 +271,19 @@ impl Model {
         fit(&mut again.fast, state.fast.len()).copy_from_slice(&state.fast);
         fit(data, state.data.len()).copy_from_slice(&state.data);
         self.add_up(params, &state.fast, sums);
-        let mut from = 0;
-        while from < tokens.len() {
+        let (mut from, end) = (0, tokens.len());
+        while from < end {
             let pos = state.position + from as u64;
-            let to = tokens.len().min(from + (self.schedule.end_of_slice(pos, pace) - pos) as usize);
+            let to = end.min(from + (self.schedule.end_of_slice(pos, pace) - pos) as usize);
             let (tokens, targets) = (&tokens[from..to], &targets[from..to]);
             let lesson = Lesson { pos, tokens, targets, access: &Access::Learn, pace };
             self.slice(ops, params, &lesson, Moving { data, fast: &mut state.fast, sums, slice, pool })?;
-            for ((block, piece), whole) in self.blocks.iter().zip(&slice.blocks).zip(&mut *blocks) {
-                block.collect(piece, whole, from == 0);
+            let call = self.call(ops, params, to, state.position, true, &Access::Learn, 0, &[]);
+            let both = slice.blocks.iter().zip(blocks.iter_mut()).enumerate();
+            for (cms, (b, (slice, whole))) in self.blocks.iter().zip(both).filter_map(with_cms) {
+                cms.collect(&slice.cms, &mut whole.cms, from == 0);
+                let call = Call { block: b, pace, ..call };
+                cms.learn_collected(&call, &mut whole.cms, to == end, &mut state.fast, sums, pool);
             }
             from = to;
         }

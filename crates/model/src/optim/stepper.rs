@@ -303,7 +303,9 @@ mod tests {
                 assert_eq!(params.data[slow.clone()], before);
                 continue;
             }
-            plain.step(&Cpu::training(), &mut expected, Gradient { values: &mean, inputs: None }, 0.1, |s| s.name == "slow");
+            plain.step(&Cpu::training(), &mut expected, Gradient { values: &mean, inputs: None }, 0.1, |s| {
+                s.name == "slow"
+            });
             let pairs = params.data[slow.clone()].iter().zip(&expected.data[slow.clone()]);
             assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5), "step {step}");
             mean.fill(0.0);

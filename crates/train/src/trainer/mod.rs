@@ -246,7 +246,8 @@ fn optimizer(config: &RunConfig, model: &Model) -> Result<Stepper<f32>> {
 /// The tensors of levels whose period is longer than a step of a lane, and after how many steps each is due.
 fn slow_tensors(config: &RunConfig, model: &Model) -> BTreeMap<String, u64> {
     let tokens = (config.model.context * config.train.accumulate) as u64;
-    let slow: BTreeMap<usize, u64> = model.slow_parameters().map(|(at, period)| (at, period.div_ceil(tokens))).collect();
+    let slow: BTreeMap<usize, u64> =
+        model.slow_parameters().map(|(at, period)| (at, period.div_ceil(tokens))).collect();
     let steps = |spec: &ParamSpec| slow.get(&spec.range.start).filter(|&&n| n > 1).map(|&n| (spec.name.clone(), n));
     model.params().specs.iter().filter_map(steps).collect()
 }
