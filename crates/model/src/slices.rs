@@ -10,7 +10,7 @@
 //! again, from what the state was before them, when the token behind the slice comes.
 
 use crate::access::Access;
-use crate::block::{Again, Block, BlockTape, Call, Cms, Pace, RopeTable, next_change};
+use crate::block::{Again, Block, BlockTape, Call, Cms, Pace, Predictions, RopeTable, next_change};
 use crate::error::Result;
 use crate::model::{Model, Tape, Workspace};
 use crate::params::{Kind, Params};
@@ -31,6 +31,8 @@ pub(crate) struct Schedule {
     pub sums: usize,
     /// Whether any level goes by the loss of the next token.
     columns: bool,
+    /// Whether any level asks how much a token surprises the whole model.
+    predictions: bool,
     /// Scratch for gradients that nobody asks for in a pass along columns.
     scratch: usize,
 }
@@ -44,19 +46,20 @@ pub(crate) struct Slice<F> {
     normed: Vec<F>,
     pub logits: Vec<F>,
     losses: Vec<F>,
+    entropies: Vec<F>,
     scratch: Vec<F>,
 }
 
 impl<F> Default for Slice<F> {
     fn default() -> Self {
-        let [x, normed, logits, losses, scratch] = std::array::from_fn(|_| Vec::new());
-        Self { blocks: Vec::new(), rope: Vec::new(), x, normed, logits, losses, scratch }
+        let [x, normed, logits, losses, entropies, scratch] = std::array::from_fn(|_| Vec::new());
+        Self { blocks: Vec::new(), rope: Vec::new(), x, normed, logits, losses, entropies, scratch }
     }
 }
 
 impl<F: Scalar> Slice<F> {
     pub fn len(&self) -> usize {
-        let own = [&self.x, &self.normed, &self.logits, &self.losses, &self.scratch].map(|v| v.len());
+        let own = [&self.x, &self.normed, &self.logits, &self.losses, &self.entropies, &self.scratch].map(|v| v.len());
         self.blocks.iter().map(BlockTape::len).sum::<usize>() + own.iter().sum::<usize>()
     }
 }
@@ -74,6 +77,16 @@ impl<F> Moving<'_, F> {
     /// The same for a shorter time.
     pub fn again(&mut self) -> Moving<'_, F> {
         Moving { data: self.data, fast: self.fast, sums: self.sums, slice: self.slice, pool: self.pool }
+    }
+}
+
+/// Entropy of each row's softmax.
+fn fill_entropies<F: Scalar>(vocab: usize, logits: &[F], entropies: &mut [F]) {
+    for (row, entropy) in logits.chunks_exact(vocab).zip(entropies) {
+        let most = row.iter().fold(row[0], |m, &l| if l > m { l } else { m });
+        let sum: F = row.iter().map(|&l| (l - most).exp()).sum();
+        let mean: F = row.iter().map(|&l| (l - most).exp() * (l - most)).sum::<F>() / sum;
+        *entropy = sum.ln() - mean;
     }
 }
 
@@ -108,6 +121,7 @@ impl Schedule {
             training: at(Pace::Training { context }),
             sums,
             columns: list().any(|cms| cms.asks_for_columns()),
+            predictions: list().any(|cms| cms.asks_for_predictions()),
             scratch: small.map(|s| s.range.len()).max().unwrap_or(0),
         }
     }
@@ -190,8 +204,8 @@ impl Model {
         moving: Moving<'_, O::F>,
     ) -> Result<()> {
         let (width, n) = (self.config().width, lesson.tokens.len());
-        let Moving { data, sums, slice, pool, .. } = moving;
-        let Slice { blocks, rope, x, normed, logits, losses, scratch } = slice;
+        let Moving { data, fast, sums, slice, pool } = moving;
+        let Slice { blocks, rope, x, normed, logits, losses, entropies, scratch } = slice;
         blocks.resize_with(self.blocks.len(), BlockTape::default);
         ops.embedding_forward(width, lesson.tokens, &params.data[self.embedding.clone()], fit(x, n * width));
         self.fill_rope(rope, n, lesson.pos);
@@ -218,6 +232,14 @@ impl Model {
         }
         for (cms, (b, own)) in self.blocks.iter().zip(blocks.iter_mut().enumerate()).filter_map(with_cms) {
             cms.look_at_itself(&Call { block: b, fast: sums, ..call }, &mut own.cms, pool);
+        }
+        if self.schedule.predictions {
+            ops.cross_entropy_forward(self.config().vocab, logits, lesson.targets, fit(losses, n));
+            fill_entropies(self.config().vocab, logits, fit(entropies, n));
+        }
+        let predictions = Predictions { losses, entropies };
+        for (cms, own) in self.blocks.iter().zip(blocks).filter_map(with_cms) {
+            cms.shut_out(n, &mut own.cms, predictions, fast);
         }
         Ok(())
     }
@@ -289,6 +311,22 @@ impl Model {
         }
         self.add_up(params, &again.fast, &mut again.sums);
         Ok(())
+    }
+
+    /// What continuum memories did in a sequence: `blocks.N.levels.L.written`, the share of tokens that a level behind a gate
+    /// has learned from of late, and `blocks.N.MATRIX.added_norm`, the Euclidean norm of what was added to a matrix.
+    pub(crate) fn continuum_traces<F: Scalar>(&self, state: &State<F>) -> Vec<(String, f64)> {
+        let mut out = Vec::new();
+        for (b, cms) in self.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?))) {
+            let name = |(level, share)| (format!("blocks.{b}.levels.{level}.written"), share);
+            out.extend(cms.written(&state.fast).map(name));
+        }
+        for spec in &self.state_layout().fast {
+            let Some(matrix) = spec.name.strip_suffix(".delta") else { continue };
+            let sum: f64 = state.fast[spec.range.clone()].iter().map(|x| x.value() * x.value()).sum();
+            out.push((format!("{matrix}.added_norm"), sum.sqrt()));
+        }
+        out
     }
 
     /// The levels of continuum memories that move when they are served: parameters of each, and the tokens from one change

@@ -9,13 +9,16 @@
 //! Every level is read at every token. Between two changes its weights are constant, so that tokens of one period run side
 //! by side and give the same as one by one. `learn.rs` is how a level changes, `replay.rs` how gradients come back.
 
+mod gate;
 mod learn;
 mod replay;
+
+pub(crate) use gate::Predictions;
 
 use super::fast::{Fast, Patch};
 use super::mlp::{Mlp, MlpTape, Weights};
 use super::{Builder, Call, SideTape, part, part_backward};
-use crate::config::{Arrangement, CmsConfig, CmsLevel, NormConfig, Objective, Reduction};
+use crate::config::{Arrangement, CmsConfig, CmsLevel, NormConfig, Objective, Reduction, Surprise, SurpriseGate};
 use crate::error::Result;
 use crate::params::{Init, Kind};
 use crate::pool::{Pool, fit};
@@ -34,6 +37,7 @@ pub(crate) enum Pace {
 
 pub(crate) struct Cms {
     objective: Objective,
+    gate: Option<SurpriseGate>,
     nested: bool,
     levels: Vec<Level>,
     units: Vec<Unit>,
@@ -47,6 +51,8 @@ struct Unit {
     levels: Range<usize>,
     /// Its matrices as the sequence changes them, if it ever does.
     fast: Option<[Fast; 2]>,
+    /// The share of tokens that it has learned from of late, in the state, behind a gate.
+    written: Option<usize>,
 }
 
 /// Perceptrons side by side behind one norm.
@@ -125,6 +131,7 @@ impl Cms {
         let headwise = config.arrangement == Arrangement::Headwise;
         let mut cms = Self {
             objective: config.objective,
+            gate: config.gate,
             nested: config.arrangement == Arrangement::Nested,
             levels: Vec::new(),
             units: Vec::new(),
@@ -172,7 +179,9 @@ impl Cms {
             let count = if moves { b.state.add_fast(name, vec![1]) } else { 0..0 };
             self.levels.push(Level { config: config.levels[l].clone(), period: periods[l], over, patches, count });
         }
-        self.units.push(Unit { mlp, levels, fast });
+        let gated = moves && config.gate.is_some();
+        let written = gated.then(|| b.state.add_fast(format!("{}.{part}.written", b.prefix), vec![1]).start);
+        self.units.push(Unit { mlp, levels, fast, written });
     }
 
     /// After how many tokens something changes at this pace, every time.
@@ -202,6 +211,11 @@ impl Cms {
     /// Whether changes go by the task's loss.
     pub fn asks_for_columns(&self) -> bool {
         self.objective == Objective::Task
+    }
+
+    /// Whether a gate looks at predictions.
+    pub fn asks_for_predictions(&self) -> bool {
+        self.gate.is_some_and(|gate| gate.signal != Surprise::Norm)
     }
 
     /// The matrices of levels that move in serving and not at this pace, and their periods.
