@@ -329,13 +329,15 @@ fn block_number(name: &str) -> Option<u64> {
 }
 
 fn order(kind: &str) -> usize {
-    let known = ["memory_norm", "retain", "rate", "momentum"];
+    let known = ["memory_norm", "added_norm", "written", "retain", "rate", "momentum"];
     known.iter().position(|k| *k == kind).unwrap_or(known.len())
 }
 
 fn trace_title(kind: &str) -> String {
     match kind {
         "memory_norm" => "Memory norm".into(),
+        "added_norm" => "Added to weights".into(),
+        "written" => "Tokens written".into(),
         "retain" => "Gate: retain".into(),
         "rate" => "Gate: rate".into(),
         "momentum" => "Gate: momentum".into(),
@@ -353,6 +355,10 @@ fn trace_note(kind: &str) -> &'static str {
             "The share of the memory that is kept from one token to the next, the mean over heads and tokens: \
                      0.99 halves it in 69 tokens, 0.9 in 7."
         }
+        "added_norm" => {
+            "Size of what continuum memories have added to each matrix in the first stream, since it began or was reset."
+        }
+        "written" => "The share of the last thousand tokens or so that each level behind a gate has learned from.",
         "rate" => "The inner step size, the mean over heads and tokens: how strongly a token is written.",
         "momentum" => "The share of the last write that is carried into the next, the mean over heads and tokens.",
         _ => "A value that the run logged at each step.",

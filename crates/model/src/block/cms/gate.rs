@@ -34,7 +34,8 @@ impl Cms {
     /// Per level, or per perceptron that levels share: the first of its levels, and the share of tokens that it has
     /// learned from of late.
     pub fn written<'a, F: Scalar>(&'a self, fast: &'a [F]) -> impl Iterator<Item = (usize, f64)> + 'a {
-        self.units.iter().filter_map(|unit| Some((unit.levels.start, fast[unit.written?].value())))
+        let share = |at: usize| fast[at].value() / fast[at + 1].value().max(f64::MIN_POSITIVE);
+        self.units.iter().filter_map(move |unit| Some((unit.levels.start, share(unit.written?))))
     }
 }
 
@@ -64,7 +65,10 @@ impl Unit {
             }
         }
         let (share, new) = (open / tokens as f64, tokens as f64 / HORIZON);
-        let old = fast[written].value();
-        fast[written] = F::from_f64(old + (share - old) * new);
+        // Beside it the same mean of ones, so that a young one is a mean too.
+        for (at, value) in [(written, share), (written + 1, 1.0)] {
+            let old = fast[at].value();
+            fast[at] = F::from_f64(old + (value - old) * new);
+        }
     }
 }

@@ -180,7 +180,7 @@ impl Cms {
             self.levels.push(Level { config: config.levels[l].clone(), period: periods[l], over, patches, count });
         }
         let gated = moves && config.gate.is_some();
-        let written = gated.then(|| b.state.add_fast(format!("{}.{part}.written", b.prefix), vec![1]).start);
+        let written = gated.then(|| b.state.add_fast(format!("{}.{part}.written", b.prefix), vec![2]).start);
         self.units.push(Unit { mlp, levels, fast, written });
     }
 
