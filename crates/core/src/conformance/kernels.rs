@@ -50,6 +50,9 @@ const INSIDE: [(usize, usize, usize); 25] = [
     (257, 4, 4),
 ];
 
+/// Sizes outside of the mixer's gate range.
+const OUTSIDE: [(usize, usize, usize); 4] = [(5, 3, 4), (64, 8, 8), (100, 16, 24), (130, 33, 17)];
+
 /// Operations of a stream, by the rule's own formula, above which it is left out: the reference, in double precision
 /// and generic, would take minutes for it.
 const MOST_WORK: f64 = 1e8;
@@ -57,14 +60,31 @@ const MOST_WORK: f64 = 1e8;
 const MOST_SHORT_WORK: f64 = 4e8;
 /// Values of states that a stream goes through, above which it is left out. The formula counts what a fused kernel does
 /// once for all tokens of a chunk; the reference goes over its whole state at every token, so that memories over many
-/// features take it ten times as long as their operations say. Heads of 20 lie far below: there such a rule shows the
-/// ends of chunks and of vectors, and 257 tokens at heads of 4 show more than one kept state.
-const MOST_VALUES: f64 = 3e7;
+/// features take it ten times as long as their operations say. Three perceptrons in one memory just fit, over a chunk of
+/// 64 at heads of 64. What is wider shows the ends of chunks and of vectors at heads of 16, 20 and 32, and more than one
+/// kept state in 257 tokens at heads of 4.
+const MOST_VALUES: f64 = 1.75e7;
+
+/// Values of states that a stream goes through.
+fn values(rule: &dyn ErasedRule, d: Dims, tokens: usize) -> f64 {
+    tokens as f64 * stream::state_len(rule, d) as f64
+}
 
 fn affordable(rule: &dyn ErasedRule, d: Dims, tokens: usize) -> bool {
     let most = if tokens < SHORT_TOKENS / 2 { MOST_SHORT_WORK } else { MOST_WORK };
-    let n = tokens as f64;
-    rule.check(d).is_ok() && n * rule.flops(d) <= most && n * stream::state_len(rule, d) as f64 <= MOST_VALUES
+    tokens as f64 * rule.flops(d) <= most && values(rule, d, tokens) <= MOST_VALUES
+}
+
+/// The streams of a list that a rule takes and affords.
+fn streams(rule: &dyn ErasedRule, list: &[(usize, usize, usize)]) -> impl Iterator<Item = (usize, Dims)> {
+    let all = list.iter().map(|&(tokens, dk, dv)| (tokens, Dims::new(dk, dv)));
+    all.filter(|&(tokens, d)| rule.check(d).is_ok() && affordable(rule, d, tokens))
+}
+
+/// About how long the references of a rule's streams take, in values of states: a value takes as long as some thirty
+/// operations of the rule's formula.
+pub(super) fn cost(rule: &dyn ErasedRule) -> f64 {
+    streams(rule, &INSIDE).map(|(tokens, d)| values(rule, d, tokens) + tokens as f64 * rule.flops(d) / 30.0).sum()
 }
 
 /// Said of values that needed more than the tolerance.
@@ -91,25 +111,14 @@ pub(super) fn check(rule: &dyn ErasedRule, report: &mut Report) {
     }
     let mut draw = Random::new(6);
     let (mut tallies, mut sizes, mut costly) = (vec![Tally::default(); list.len()], 0, 0);
-    for (tokens, dk, dv) in INSIDE {
-        let d = Dims::new(dk, dv);
-        if !affordable(rule, d, tokens) {
-            costly += usize::from(rule.check(d).is_ok());
-            continue;
+    for (all, beyond) in [(&INSIDE[..], false), (&OUTSIDE[..], true)] {
+        let taken: Vec<(usize, Dims)> = streams(rule, all).collect();
+        costly += all.iter().filter(|&&(_, dk, dv)| rule.check(Dims::new(dk, dv)).is_ok()).count() - taken.len();
+        sizes += taken.len();
+        for (tokens, d) in taken {
+            let s = if beyond { outside(rule, d, tokens, &mut draw) } else { inside(rule, d, tokens, &mut draw) };
+            check_stream(rule, &s, beyond, &mut draw, &mut tallies, report);
         }
-        sizes += 1;
-        let s = stream::mixed(rule, d, tokens, 1.0, &mut draw).single();
-        check_stream(rule, &s, false, &mut draw, &mut tallies, report);
-    }
-    for (tokens, dk, dv) in [(5, 3, 4), (64, 8, 8), (100, 16, 24), (130, 33, 17)] {
-        let d = Dims::new(dk, dv);
-        if !affordable(rule, d, tokens) {
-            costly += usize::from(rule.check(d).is_ok());
-            continue;
-        }
-        sizes += 1;
-        let s = outside(rule, d, tokens, &mut draw);
-        check_stream(rule, &s, true, &mut draw, &mut tallies, report);
     }
     for isa in Isa::ALL.into_iter().filter(|isa| !isa.is_available()) {
         report.skipped.push(format!("kernels on {}: not an instruction set of this machine", isa.name()));
@@ -128,6 +137,11 @@ pub(super) fn check(rule: &dyn ErasedRule, report: &mut Report) {
             }
         }
     }
+}
+
+/// A stream as a mixer makes it.
+fn inside(rule: &dyn ErasedRule, d: Dims, tokens: usize, draw: &mut Random) -> Stream<f32> {
+    stream::mixed(rule, d, tokens, 1.0, draw).single()
 }
 
 /// Gates anywhere in their range, keys and queries up to half as long again as they should be.

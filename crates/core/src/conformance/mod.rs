@@ -18,12 +18,15 @@ mod isolation;
 mod kernels;
 mod recall;
 mod stream;
+mod threads;
 mod transpose;
 
 pub mod mutants;
 pub mod ops;
 pub mod random;
 pub mod rounding;
+
+pub use threads::{cost, side_by_side};
 
 use crate::erased::{BoundKernel, ErasedRule};
 use crate::rule::Dims;
