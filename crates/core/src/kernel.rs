@@ -54,6 +54,9 @@ pub struct Kernel<R: 'static> {
     pub backward: Backward<R>,
     /// Reads without writing; canonical whatever `forward` is.
     pub read: ReadOnly<R>,
+    /// Transpose of `forward` along columns where there is a shorter way than `backward` token by token: no token's read
+    /// depends on its own write, say. `dstate` is scratch.
+    pub column: Option<Backward<R>>,
 }
 
 impl<R> Clone for Kernel<R> {

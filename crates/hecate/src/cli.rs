@@ -26,6 +26,8 @@ pub enum Command {
     Eval(Eval),
     /// Look into weights, a checkpoint, a state or a config.
     Inspect(Inspect),
+    /// Add a block or a level to a trained model.
+    Grow(Grow),
     /// List the memory rules.
     Rules(Rules),
     /// List the optimizers and their settings.
@@ -69,6 +71,40 @@ pub struct Train {
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `grow`.
+#[derive(Debug, Args)]
+pub struct Grow {
+    /// A run folder or a checkpoint.
+    pub model: PathBuf,
+    /// Where the grown model is written: a folder that does not exist.
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// One more block behind this one, counted from 0.
+    #[arg(long, value_name = "BLOCK", required_unless_present = "level", conflicts_with = "level")]
+    pub block: Option<usize>,
+    /// One more level in every channel, which changes once in so many tokens.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub level: Option<u64>,
+    /// What the new part starts from, but for what leads to the stream, which starts at zero.
+    #[arg(long, value_enum, default_value_t = StartArg::Cloned)]
+    pub start: StartArg,
+    /// Seed of a random start.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a new part starts from.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum StartArg {
+    /// The block, or the level beside it.
+    Cloned,
+    /// New numbers.
+    Random,
 }
 
 /// Arguments of `generate`.

@@ -275,7 +275,9 @@ impl Model {
                 let (tokens, targets) = (&rest[..room], &rest[1..=room]);
                 let lesson = Lesson { pos: begin, tokens, targets, access, pace };
                 let (State { data, fast, .. }, Workspace { sums, slice, pool, .. }) = (&mut *state, &mut *ws);
-                self.slice(ops, params, &lesson, Moving { data, fast, sums, slice, pool })?;
+                let mut moving = Moving { data, fast, sums, slice, pool };
+                self.slice(ops, params, &lesson, moving.again())?;
+                self.learn(ops, params, &lesson, moving);
                 state.position = end;
                 if want == Logits::All {
                     ws.logits[done * vocab..][..room * vocab].copy_from_slice(&ws.slice.logits);
@@ -417,7 +419,7 @@ impl Model {
     }
 
     /// What the memories did in the call that `tape` recorded and left in `state`: `blocks.N.GATE` is the mean of a gate
-    /// over heads and tokens, `blocks.N.memory_norm` the root mean square over heads of the state's Euclidean norm.
+    /// over heads and tokens, `blocks.N.memory_norm` the root mean square over heads of the state's Euclidean norm; and what continuum memories did.
     pub fn traces<F: Scalar>(&self, tape: &Tape<F>, state: &State<F>) -> Vec<(String, f64)> {
         let mut out = Vec::new();
         for (i, (block, own)) in self.blocks.iter().zip(&tape.blocks).enumerate() {
@@ -431,6 +433,7 @@ impl Model {
                 out.push((format!("blocks.{i}.{level}memory_norm"), (sum / m.heads as f64).sqrt()));
             }
         }
+        out.extend(self.continuum_traces(state));
         out
     }
 

@@ -10,7 +10,7 @@
 //! again, from what the state was before them, when the token behind the slice comes.
 
 use crate::access::Access;
-use crate::block::{Again, Block, BlockTape, Call, Pace, RopeTable, next_change};
+use crate::block::{Again, Block, BlockTape, Call, Cms, Pace, Predictions, RopeTable, next_change};
 use crate::error::Result;
 use crate::model::{Model, Tape, Workspace};
 use crate::params::{Kind, Params};
@@ -31,6 +31,8 @@ pub(crate) struct Schedule {
     pub sums: usize,
     /// Whether any level goes by the loss of the next token.
     columns: bool,
+    /// Whether any level asks how much a token surprises the whole model.
+    predictions: bool,
     /// Scratch for gradients that nobody asks for in a pass along columns.
     scratch: usize,
 }
@@ -44,19 +46,20 @@ pub(crate) struct Slice<F> {
     normed: Vec<F>,
     pub logits: Vec<F>,
     losses: Vec<F>,
+    entropies: Vec<F>,
     scratch: Vec<F>,
 }
 
 impl<F> Default for Slice<F> {
     fn default() -> Self {
-        let [x, normed, logits, losses, scratch] = std::array::from_fn(|_| Vec::new());
-        Self { blocks: Vec::new(), rope: Vec::new(), x, normed, logits, losses, scratch }
+        let [x, normed, logits, losses, entropies, scratch] = std::array::from_fn(|_| Vec::new());
+        Self { blocks: Vec::new(), rope: Vec::new(), x, normed, logits, losses, entropies, scratch }
     }
 }
 
 impl<F: Scalar> Slice<F> {
     pub fn len(&self) -> usize {
-        let own = [&self.x, &self.normed, &self.logits, &self.losses, &self.scratch].map(|v| v.len());
+        let own = [&self.x, &self.normed, &self.logits, &self.losses, &self.entropies, &self.scratch].map(|v| v.len());
         self.blocks.iter().map(BlockTape::len).sum::<usize>() + own.iter().sum::<usize>()
     }
 }
@@ -68,6 +71,28 @@ pub(crate) struct Moving<'a, F> {
     pub sums: &'a mut [F],
     pub slice: &'a mut Slice<F>,
     pub pool: &'a mut Pool<F>,
+}
+
+impl<F> Moving<'_, F> {
+    /// The same for a shorter time.
+    pub fn again(&mut self) -> Moving<'_, F> {
+        Moving { data: self.data, fast: self.fast, sums: self.sums, slice: self.slice, pool: self.pool }
+    }
+}
+
+/// Entropy of each row's softmax.
+fn fill_entropies<F: Scalar>(vocab: usize, logits: &[F], entropies: &mut [F]) {
+    for (row, entropy) in logits.chunks_exact(vocab).zip(entropies) {
+        let most = row.iter().fold(row[0], |m, &l| if l > m { l } else { m });
+        let sum: F = row.iter().map(|&l| (l - most).exp()).sum();
+        let mean: F = row.iter().map(|&l| (l - most).exp() * (l - most)).sum::<F>() / sum;
+        *entropy = sum.ln() - mean;
+    }
+}
+
+/// The continuum memory of a block, with what stands beside the block.
+fn with_cms<T>((block, beside): (&Block, T)) -> Option<(&Cms, T)> {
+    Some((block.cms()?, beside))
 }
 
 /// The tokens of a slice, those that follow them, and what may be learned from them.
@@ -96,6 +121,7 @@ impl Schedule {
             training: at(Pace::Training { context }),
             sums,
             columns: list().any(|cms| cms.asks_for_columns()),
+            predictions: list().any(|cms| cms.asks_for_predictions()),
             scratch: small.map(|s| s.range.len()).max().unwrap_or(0),
         }
     }
@@ -160,12 +186,16 @@ impl Model {
             pace: Pace::Serving,
         };
         let Workspace { sums, slice, pool, .. } = ws;
-        let result = self.slice(ops, params, &lesson, Moving { data, fast, sums, slice, pool });
+        let mut moving = Moving { data, fast, sums, slice, pool };
+        let result = self.slice(ops, params, &lesson, moving.again());
+        if result.is_ok() {
+            self.learn(ops, params, &lesson, moving);
+        }
         open.tokens.clear();
         result
     }
 
-    /// Runs a slice, and learns from it.
+    /// Runs a slice, and finds what is to be learned from it.
     pub(crate) fn slice<O: Ops>(
         &self,
         ops: &O,
@@ -175,7 +205,7 @@ impl Model {
     ) -> Result<()> {
         let (width, n) = (self.config().width, lesson.tokens.len());
         let Moving { data, fast, sums, slice, pool } = moving;
-        let Slice { blocks, rope, x, normed, logits, losses, scratch } = slice;
+        let Slice { blocks, rope, x, normed, logits, losses, entropies, scratch } = slice;
         blocks.resize_with(self.blocks.len(), BlockTape::default);
         ops.embedding_forward(width, lesson.tokens, &params.data[self.embedding.clone()], fit(x, n * width));
         self.fill_rope(rope, n, lesson.pos);
@@ -200,10 +230,27 @@ impl Model {
             }
             pool.give(dx);
         }
-        for (b, (block, own)) in self.blocks.iter().zip(blocks).enumerate() {
-            block.learn(&Call { block: b, ..call }, own, fast, sums, pool);
+        for (cms, (b, own)) in self.blocks.iter().zip(blocks.iter_mut().enumerate()).filter_map(with_cms) {
+            cms.look_at_itself(&Call { block: b, fast: sums, ..call }, &mut own.cms, pool);
+        }
+        if self.schedule.predictions {
+            ops.cross_entropy_forward(self.config().vocab, logits, lesson.targets, fit(losses, n));
+            fill_entropies(self.config().vocab, logits, fit(entropies, n));
+        }
+        let predictions = Predictions { losses, entropies };
+        for (cms, own) in self.blocks.iter().zip(blocks).filter_map(with_cms) {
+            cms.shut_out(n, &mut own.cms, predictions, fast);
         }
         Ok(())
+    }
+
+    /// Lets all continuum memories learn from a slice that has run.
+    pub(crate) fn learn<O: Ops>(&self, ops: &O, params: &Params<O::F>, lesson: &Lesson<'_>, moving: Moving<'_, O::F>) {
+        let Moving { fast, sums, slice, pool, .. } = moving;
+        let call = self.call(ops, params, lesson.tokens.len(), lesson.pos, true, lesson.access, 0, &[]);
+        for (cms, (b, own)) in self.blocks.iter().zip(slice.blocks.iter().enumerate()).filter_map(with_cms) {
+            cms.learn(&Call { block: b, pace: lesson.pace, ..call }, &own.cms, fast, sums, pool);
+        }
     }
 
     /// The gradient of every token's loss with respect to the stream at that token.
@@ -246,20 +293,54 @@ impl Model {
         fit(&mut again.fast, state.fast.len()).copy_from_slice(&state.fast);
         fit(data, state.data.len()).copy_from_slice(&state.data);
         self.add_up(params, &state.fast, sums);
-        let mut from = 0;
-        while from < tokens.len() {
+        let (mut from, end) = (0, tokens.len());
+        while from < end {
             let pos = state.position + from as u64;
-            let to = tokens.len().min(from + (self.schedule.end_of_slice(pos, pace) - pos) as usize);
+            let to = end.min(from + (self.schedule.end_of_slice(pos, pace) - pos) as usize);
             let (tokens, targets) = (&tokens[from..to], &targets[from..to]);
             let lesson = Lesson { pos, tokens, targets, access: &Access::Learn, pace };
             self.slice(ops, params, &lesson, Moving { data, fast: &mut state.fast, sums, slice, pool })?;
-            for ((block, piece), whole) in self.blocks.iter().zip(&slice.blocks).zip(&mut *blocks) {
-                block.collect(piece, whole, from == 0);
+            let call = self.call(ops, params, to, state.position, true, &Access::Learn, 0, &[]);
+            let both = slice.blocks.iter().zip(blocks.iter_mut()).enumerate();
+            for (cms, (b, (slice, whole))) in self.blocks.iter().zip(both).filter_map(with_cms) {
+                cms.collect(&slice.cms, &mut whole.cms, from == 0);
+                let call = Call { block: b, pace, ..call };
+                cms.learn_collected(&call, &mut whole.cms, to == end, &mut state.fast, sums, pool);
             }
             from = to;
         }
         self.add_up(params, &again.fast, &mut again.sums);
         Ok(())
+    }
+
+    /// What continuum memories did in a sequence: `blocks.N.levels.L.written`, the share of tokens that a level behind a gate
+    /// has learned from of late, and `blocks.N.MATRIX.added_norm`, the Euclidean norm of what was added to a matrix.
+    pub(crate) fn continuum_traces<F: Scalar>(&self, state: &State<F>) -> Vec<(String, f64)> {
+        let mut out = Vec::new();
+        for (b, cms) in self.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?))) {
+            let name = |(level, share)| (format!("blocks.{b}.levels.{level}.written"), share);
+            out.extend(cms.written(&state.fast).map(name));
+        }
+        for spec in &self.state_layout().fast {
+            let Some(matrix) = spec.name.strip_suffix(".delta") else { continue };
+            let sum: f64 = state.fast[spec.range.clone()].iter().map(|x| x.value() * x.value()).sum();
+            out.push((format!("{matrix}.added_norm"), sum.sqrt()));
+        }
+        out
+    }
+
+    /// The levels of continuum memories that move when they are served: parameters of each, and the tokens from one change
+    /// to the next.
+    pub fn levels(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.blocks.iter().filter_map(Block::cms).flat_map(Cms::level_sizes)
+    }
+
+    /// The matrices of levels that are the optimizer's in training, by their first value, and the tokens after which each is
+    /// due. Levels that share a matrix, those of `headwise`, are due with it at every step.
+    pub fn slow_parameters(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let pace = self.training_pace();
+        let cms = self.blocks.iter().filter_map(Block::cms);
+        cms.flat_map(move |cms| cms.slow(pace)).map(|(range, period)| (range.start, period))
     }
 
     /// Levels whose period is no shorter than the context are the optimizer's.

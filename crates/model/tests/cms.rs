@@ -4,7 +4,7 @@ use hecate_core::ops::{Cpu, Ops, Reference};
 use hecate_core::{AnyRule, Dual, Scalar};
 use hecate_model::config::{
     Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, MacConfig, MagConfig, MalConfig,
-    MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig, Objective, Reduction,
+    MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig, Objective, Reduction, Surprise, SurpriseGate,
 };
 use hecate_model::state::NamedTensor;
 use hecate_model::{Access, Logits, Model, ModelConfig, Params, State, Tape, Workspace};
@@ -107,6 +107,21 @@ fn level_of(config: &CmsConfig, unit: &str, up: bool, shape: &[usize]) -> Vec<us
         .collect()
 }
 
+/// Whether the gate of a matrix's continuum memory skips a token with these logits.
+fn skips(model: &Model, matrix: &NamedTensor, logits: &[f64], target: u32) -> bool {
+    let block: usize = matrix.name.split('.').nth(1).unwrap().parse().unwrap();
+    let ChannelConfig::Cms(config) = &model.config().expanded()[block].channel else { unreachable!() };
+    let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+    config.gate.is_some_and(|gate| {
+        let surprise = match gate.signal {
+            Surprise::Loss => loss(logits, target),
+            Surprise::Entropy => -logits.iter().map(|l| l.exp() / sum * (l - sum.ln())).sum::<f64>(),
+            Surprise::Norm => panic!("the definition here does not see it"),
+        };
+        surprise < gate.threshold
+    })
+}
+
 /// What the definition says: logits of every token, and what the sequence has added to each weight at the end.
 fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
     let still = still(model);
@@ -123,6 +138,9 @@ fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<Str
         logits.extend(one(&ops, &still, &constants, &mut state, token).iter().map(|l| l.re));
         let Some(&target) = TOKENS.get(t + 1) else { break };
         for (m, matrix) in matrices.iter().enumerate() {
+            if skips(model, matrix, &logits[t * VOCAB..], target) {
+                continue;
+            }
             for i in matrix.runs[0].clone() {
                 let mut nudged = before.clone();
                 nudged.fast[i].eps = 1.0;
@@ -233,6 +251,37 @@ fn every_arrangement_and_setting_does_what_its_definition_says() {
         (level.rate, level.decay, level.warmup) = (0.1, 0.2, 3);
     }
     check(&mixer, &other, NormConfig::Pre);
+    for (signal, threshold) in [(Surprise::Loss, 1.7), (Surprise::Entropy, 1.45)] {
+        let gate = Some(SurpriseGate { signal, threshold });
+        check(&mixer, &CmsConfig { gate, ..cms(Arrangement::Sequential) }, NormConfig::Pre);
+    }
+}
+
+/// Shut by a threshold that no token reaches, open at 0, in between it depends on the token.
+#[test]
+fn a_surprise_gate_opens_and_shuts_and_says_how_often() {
+    let mixer = MixerConfig::Memory(memory("titans"));
+    for signal in [Surprise::Norm, Surprise::Loss, Surprise::Entropy] {
+        let run = |threshold| {
+            let gate = Some(SurpriseGate { signal, threshold });
+            let model = model_of(&mixer, &CmsConfig { gate, ..cms(Arrangement::Sequential) }, NormConfig::Pre);
+            let mut params: Params<f64> = model.params().init(3);
+            params.data.iter_mut().for_each(|p| *p *= 1.5);
+            let (mut state, mut tape, n) = (model.new_state(), Tape::default(), TOKENS.len() - 1);
+            let (mut losses, mut grads) = (vec![0.0; n], vec![0.0; model.params().len]);
+            let (x, y, ops) = (&TOKENS[..n], &TOKENS[1..], Reference::<f64>::new());
+            model.train(&ops, &params, &mut state, x, y, 1.0, &mut losses, &mut grads, &mut tape).unwrap();
+            let traces: BTreeMap<String, f64> = model.traces(&tape, &state).into_iter().collect();
+            let added = traces["blocks.0.channel.levels.0.up.added_norm"];
+            // A running mean over 1024 tokens that starts at zero.
+            (added, traces["blocks.0.levels.0.written"] * 1024.0 / n as f64)
+        };
+        let (added, written) = run(0.0);
+        assert!(added > 1e-3 && (0.95..1.0).contains(&written), "{signal:?} open: {added}, {written}");
+        assert_eq!(run(1e6), (0.0, 0.0), "{signal:?} shut");
+        let between = (0..600).map(|i| run(0.005 * f64::from(i))).find(|(_, written)| (0.2..0.8).contains(written));
+        assert!(between.is_some_and(|(some, _)| some > 1e-4 && some != added), "{signal:?} in between: {between:?}");
+    }
 }
 
 /// The loss of a level's own is written out here once more: half the mean squared distance of output and input.

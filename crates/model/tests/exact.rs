@@ -66,12 +66,14 @@ fn around(memory: &MemoryConfig) -> Vec<MixerConfig> {
 
 /// Continuum memories whose levels change after two, three and eight tokens; the last is as long as no context here.
 fn continua() -> Vec<ChannelConfig> {
-    let level = |period| CmsLevel { period: Some(period), rate: 0.3, decay: 0.1, warmup: 2, ..CmsLevel::default() };
-    let levels = vec![level(2), level(3), level(8)];
+    let level = |period| CmsLevel { period: Some(period), rate: 0.3, warmup: 2, ..CmsLevel::default() };
     let all = [Arrangement::Sequential, Arrangement::Independent, Arrangement::Nested, Arrangement::Headwise];
     let objectives = [Objective::Task, Objective::LocalL2];
     let config = |(arrangement, objective)| {
-        let (levels, online) = (levels.clone(), arrangement == Arrangement::Nested);
+        let online = arrangement == Arrangement::Nested;
+        // Without decay, gradients go through several changes at once.
+        let decay = if arrangement == Arrangement::Independent { 0.1 } else { 0.0 };
+        let levels = [2, 3, 8].map(|period| CmsLevel { decay, ..level(period) }).to_vec();
         let kind = if objective == Objective::Task { MlpKindConfig::Gated } else { MlpKindConfig::Gelu };
         let hidden = Some(6);
         ChannelConfig::Cms(CmsConfig { hidden, kind, arrangement, objective, online, levels, ..CmsConfig::default() })

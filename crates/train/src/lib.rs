@@ -11,6 +11,7 @@ pub mod corpus;
 pub mod error;
 pub mod eval;
 pub mod experiment;
+pub mod grow;
 pub mod human;
 pub mod interrupt;
 pub mod loaded;

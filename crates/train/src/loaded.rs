@@ -56,6 +56,11 @@ impl Loaded {
         Ok(Self { model, params, tokenizer, generation, lineage, home })
     }
 
+    /// The run folder.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// The text that the model's run held out; that of the embedded novel where the folder says nothing of a run.
     ///
     /// # Errors

@@ -450,7 +450,16 @@ const fn kernel<M: Mistake>(
 ) -> Kernel<Wrong<M>> {
     let is_available = |_: &Wrong<M>, _| true;
     let read = plain_read::<M>;
-    Kernel { name: "plain", about: "the reference in f32", canonical, is_available, forward, backward, read }
+    Kernel {
+        name: "plain",
+        about: "the reference in f32",
+        canonical,
+        is_available,
+        forward,
+        backward,
+        read,
+        column: None,
+    }
 }
 
 fn plain_read<M: Mistake>(

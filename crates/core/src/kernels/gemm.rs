@@ -32,6 +32,8 @@ const COLUMNS: usize = 256;
 const IN_PLACE: usize = 8192;
 /// Up to this many rows a large right operand is not worth packing.
 const FEW_ROWS: usize = 16;
+/// Rows of a large right operand that few rows of the left one go through side by side.
+const STREAMED: usize = 16;
 /// Multiply-adds below which a product stays on one thread.
 const PARALLEL_WORK: usize = 1 << 20;
 /// Multiply-adds of one part of a parallel product.
@@ -243,7 +245,9 @@ unsafe fn choose_path<S: Simd>(s: S, p: Product) {
             None
         };
         match left {
-            Some(left) if p.m <= FEW_ROWS || p.b.col_stride == 1 && p.k * p.n <= IN_PLACE => in_place(s, p, left),
+            Some(left) if p.b.col_stride == 1 && p.k * p.n <= IN_PLACE => in_place(s, p, left),
+            Some(left) if p.m <= FEW_ROWS && p.b.col_stride == 1 => streamed(s, p, left),
+            Some(left) if p.m <= FEW_ROWS => in_place(s, p, left),
             _ => blocked(s, p),
         }
     }
@@ -262,6 +266,18 @@ fn even_parts(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let parts = n.div_ceil(most).max(1);
     let (size, larger) = (n / parts, n % parts);
     (0..parts).map(move |i| (i * size + i.min(larger), size + usize::from(i < larger)))
+}
+
+/// Few rows and a large right operand: a few rows of it at a time, from end to end, so that memory is read in the order in
+/// which it lies. Strip by strip through all of its rows, every row would be on another page.
+#[inline(always)]
+unsafe fn streamed<S: Simd>(s: S, p: Product, left: Left) {
+    for l in (0..p.k).step_by(STREAMED) {
+        let start = if l == 0 { p.start } else { Start::Current };
+        let part = Product { k: STREAMED.min(p.k - l), a: p.a.at(0, l), b: p.b.at(l, 0), start, ..p };
+        // SAFETY: the part lies inside the product.
+        unsafe { in_place(s, part, left) };
+    }
 }
 
 /// Reads the left operand where it is, and the right one too where its rows are contiguous; columns behind the last

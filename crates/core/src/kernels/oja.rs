@@ -24,6 +24,7 @@ pub(crate) const KERNELS: &[Kernel<Oja>] = &[Kernel {
     forward,
     backward,
     read,
+    column: None,
 }];
 
 /// Vectors whose sums stay in registers.

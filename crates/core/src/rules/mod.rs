@@ -126,6 +126,14 @@ macro_rules! rules {
             ) {
                 match self { $(AnyRule::$Rule(r) => ($Rule::KERNELS[kernel].read)(r, d, seq, state, y, scratch)),* }
             }
+            /// The transpose along columns of the kernel of that index; false where it has none of its own.
+            pub(crate) fn kernel_column(
+                &self, kernel: usize, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scratch: &mut Scratch,
+            ) -> bool {
+                match self {
+                    $(AnyRule::$Rule(r) => $Rule::KERNELS[kernel].column.map(|run| run(r, d, seq, ct, scratch)).is_some()),*
+                }
+            }
             /// Transpose of [`AnyRule::kernel_forward`].
             pub(crate) fn kernel_backward(
                 &self, kernel: usize, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scratch: &mut Scratch,

@@ -342,6 +342,9 @@ impl<'a> Job<'a> {
         let [state, dstate, unread] = own.take([state_len, state_len, s.dims.dv]);
         for (i, start) in x.saved.chunks_exact(state_len).enumerate() {
             let (first, last) = self.segment(i);
+            if self.own_column(kernel, &mut x, (first, last), start, dstate, scratch) {
+                continue;
+            }
             state.copy_from_slice(start);
             for t in first..last {
                 dstate.fill(0.0);
@@ -353,6 +356,25 @@ impl<'a> Job<'a> {
                 }
             }
         }
+    }
+
+    /// The kernel's own way back along columns over tokens `first..last`; false where it has none.
+    fn own_column(
+        self,
+        kernel: usize,
+        x: &mut Backward<'_>,
+        (first, last): (usize, usize),
+        start: &[f32],
+        dstate: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> bool {
+        let Self { rule, s, .. } = self;
+        let inputs = self.part(&x.inputs, first, last);
+        let mut dinputs = cut_gradients(&mut x.dinputs, s.tokens, first, last);
+        let dinputs = &mut dinputs[..inputs.len()];
+        let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
+        let dy = &x.dy[first * s.dims.dv..last * s.dims.dv];
+        rule.kernel_column(kernel, s.dims, seq, Cotangents { start, dy, dinputs, dstate }, scratch)
     }
 
     /// The transpose of tokens `first..last` of one head, which found the state `start`.
@@ -367,11 +389,7 @@ impl<'a> Job<'a> {
     ) {
         let Self { rule, s, .. } = self;
         let inputs = self.part(&x.inputs, first, last);
-        let mut dinputs: [&mut [f32]; MAX_INPUTS] = Default::default();
-        for (part, d) in dinputs.iter_mut().zip(&mut x.dinputs) {
-            let width = d.len() / s.tokens;
-            *part = &mut d[first * width..last * width];
-        }
+        let mut dinputs = cut_gradients(&mut x.dinputs, s.tokens, first, last);
         let dinputs = &mut dinputs[..inputs.len()];
         let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
         let dy = &x.dy[first * s.dims.dv..last * s.dims.dv];
@@ -404,4 +422,19 @@ impl<'a> Job<'a> {
 /// The inputs of the first heads, as many as `a` has, and those of the others.
 fn split(a: ScanShape, inputs: PerInput<&[f32]>, heads: usize) -> (PerInput<&[f32]>, PerInput<&[f32]>) {
     inputs.into_iter().map(|x| x.split_at(x.len() / heads * a.heads)).unzip()
+}
+
+/// One head's gradients of the inputs of tokens `first..last`, of `tokens` in all.
+fn cut_gradients<'x>(
+    dinputs: &'x mut [&mut [f32]],
+    tokens: usize,
+    first: usize,
+    last: usize,
+) -> [&'x mut [f32]; MAX_INPUTS] {
+    let mut parts: [&mut [f32]; MAX_INPUTS] = Default::default();
+    for (part, d) in parts.iter_mut().zip(dinputs) {
+        let width = d.len() / tokens;
+        *part = &mut d[first * width..last * width];
+    }
+    parts
 }

@@ -25,7 +25,8 @@ struct File {
 #[derive(Serialize)]
 struct Description {
     parameters: usize,
-    active_parameters: usize,
+    read_parameters: usize,
+    average_active_parameters: f64,
     worst_case_active_parameters: usize,
     parameters_by_kind: BTreeMap<String, usize>,
     weight_bytes: usize,
@@ -127,7 +128,9 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
     // A token looks up one row of an embedding that is not the head too.
     let table = |s: &&hecate_model::ParamSpec| s.kind == Kind::Embedding && s.name.starts_with("embedding");
     let rows: usize = model.params().specs.iter().filter(table).map(|s| s.range.len() - config.width).sum();
-    let active = if config.tie_embeddings { len } else { len - rows };
+    let read = if config.tie_embeddings { len } else { len - rows };
+    // A level of a continuum memory is active at the tokens at which it changes.
+    let idle = |(size, period): (usize, u64)| size as f64 * (1.0 - 1.0 / period as f64);
     let row = |(block, m): (usize, hecate_model::MemoryInfo)| MemoryRow {
         block,
         rule: m.rule.name().to_string(),
@@ -139,11 +142,12 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
     let flops = model.flops(config.context, u64::from(u32::MAX));
     Ok(Description {
         parameters: len,
-        active_parameters: active,
-        worst_case_active_parameters: active,
+        read_parameters: read,
+        average_active_parameters: read as f64 - model.levels().map(idle).sum::<f64>(),
+        worst_case_active_parameters: read,
         parameters_by_kind: kinds,
         weight_bytes: 4 * len,
-        state_bytes: 4 * model.state_layout().len,
+        state_bytes: 4 * model.state_layout().values(),
         flops_per_token_forward: flops,
         flops_per_token_training: 3.0 * flops,
         memories: model.memories().map(row).collect(),
@@ -151,7 +155,10 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
 }
 
 fn print_description(d: &Description) -> Result<(), Failure> {
-    outln!("parameters              {} ({} active for a token)", d.parameters, d.active_parameters);
+    outln!("parameters              {} ({} read for a token)", d.parameters, d.read_parameters);
+    let average = d.average_active_parameters.round();
+    outln!("active                  {average} on average, {} at most", d.worst_case_active_parameters);
+    outln!("                        a level of a continuum memory is active at the tokens at which it changes");
     for (kind, n) in &d.parameters_by_kind {
         outln!("  {kind:<22}{n}");
     }

@@ -5,6 +5,7 @@ mod doctor;
 mod eval;
 mod experiment;
 mod generate;
+mod grow;
 mod inspect;
 mod optimizers;
 mod rules;
@@ -26,6 +27,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Grow(args) => grow::run(args),
         Command::Rules(args) => rules::run(args),
         Command::Optimizers(args) => optimizers::run(args),
         Command::Bench(args) => bench::run(args),

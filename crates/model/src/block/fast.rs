@@ -5,9 +5,15 @@
 //! as long as they do.
 
 use super::Builder;
+use super::Call;
 use crate::buffer::place;
+use crate::pool::Pool;
 use hecate_core::Scalar;
+use hecate_core::ops::Ops;
 use std::ops::Range;
+
+/// Rows of a matrix that change at once: with the columns of a wide one, a part of a second-level cache.
+const ROWS: usize = 32;
 
 /// One matrix `[rows, cols]`.
 pub(super) struct Fast {
@@ -58,21 +64,70 @@ impl Fast {
 
     /// `delta = (1 - decay) delta - rate gathered`, which is then empty, in a patch.
     pub fn change<F: Scalar>(&self, patch: &Patch, by: Change, params: &[F], fast: &mut [F], sums: &mut [F]) {
-        let (kept, rate) = (F::from_f64(1.0 - by.decay), F::from_f64(by.rate));
         for run in self.runs(patch) {
+            let at = self.gathered.start + run.start..self.gathered.start + run.end;
+            // Behind `delta`, and before what is gathered for a start.
+            let (before, behind) = fast.split_at_mut(at.start);
+            let (gathered, behind) = behind.split_at_mut(at.len());
             if let Some([_, all]) = &self.anew {
-                for i in run.clone() {
-                    let g = fast[self.gathered.start + i];
-                    fast[all.start + i] += g;
-                }
+                let all = &mut behind[all.start + run.start - at.end..][..run.len()];
+                all.iter_mut().zip(&*gathered).for_each(|(all, &g)| *all += g);
             }
-            for i in run.clone() {
-                let g = std::mem::replace(&mut fast[self.gathered.start + i], F::zero());
-                let delta = &mut fast[self.delta.start + i];
-                // Derivatives take what a sequence adds for a constant.
-                *delta = (kept * *delta - rate * g).detach();
+            self.step(&run, by, gathered, params, before, sums);
+            gathered.fill(F::zero());
+        }
+    }
+
+    /// What gathering `x^T d` and then [`Fast::change`] does where nothing is gathered yet, some rows at a time, so that the
+    /// gradient never leaves the cache.
+    pub fn change_at_once<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &[O::F],
+        d: &[O::F],
+        by: Change,
+        fast: &mut [O::F],
+        sums: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let rows = self.theta.len() / self.cols;
+        let (mut gradient, mut part) = (pool.take(ROWS * self.cols), pool.take(call.tokens * ROWS));
+        for first in (0..rows).step_by(ROWS) {
+            let count = ROWS.min(rows - first);
+            let (gradient, part) = (&mut gradient[..count * self.cols], &mut part[..call.tokens * count]);
+            for (to, from) in part.chunks_exact_mut(count).zip(x.chunks_exact(rows)) {
+                to.copy_from_slice(&from[first..first + count]);
             }
-            self.add_up_run(&run, params, fast, sums);
+            gradient.fill(O::F::zero());
+            call.add_outer(part, d, gradient);
+            let run = first * self.cols..(first + count) * self.cols;
+            if let Some([_, all]) = &self.anew {
+                let all = &mut fast[all.start + run.start..all.start + run.end];
+                all.iter_mut().zip(&*gradient).for_each(|(all, &g)| *all += g);
+            }
+            self.step(&run, by, gradient, call.params, fast, sums);
+        }
+        pool.give(gradient);
+        pool.give(part);
+    }
+
+    /// One step along a gradient in a run of the matrix.
+    fn step<F: Scalar>(
+        &self,
+        run: &Range<usize>,
+        by: Change,
+        gradient: &[F],
+        params: &[F],
+        fast: &mut [F],
+        sums: &mut [F],
+    ) {
+        let (kept, rate) = (F::from_f64(1.0 - by.decay), F::from_f64(by.rate));
+        let at = |range: &Range<usize>| range.start + run.start..range.start + run.end;
+        let (delta, sums) = (&mut fast[at(&self.delta)], &mut sums[at(&self.sum)]);
+        for (((delta, sum), &theta), &g) in delta.iter_mut().zip(sums).zip(&params[at(&self.theta)]).zip(gradient) {
+            // Derivatives take what a sequence adds for a constant.
+            *delta = (kept * *delta - rate * g).detach();
+            *sum = theta + *delta;
         }
     }
 

@@ -97,11 +97,16 @@ impl Mlp {
     ) {
         let mut dhidden = pool.zeros(call.tokens * self.hidden);
         call.product_backward(down_weight, dout, &mut dhidden);
-        call.ops.mlp_backward(self.kind, self.hidden, up, &dhidden, dup);
+        self.point_backward(call, up, &dhidden, dup);
         if let Some(dx) = dx {
             call.product_backward(up_weight, dup, dx);
         }
         pool.give(dhidden);
+    }
+
+    /// Transpose of the non-linearity: adds into `dup`.
+    pub fn point_backward<O: Ops>(&self, call: &Call<'_, O>, up: &[O::F], dhidden: &[O::F], dup: &mut [O::F]) {
+        call.ops.mlp_backward(self.kind, self.hidden, up, dhidden, dup);
     }
 
     pub fn flops(&self) -> f64 {

@@ -24,8 +24,8 @@ use crate::state::StateLayout;
 use alone::{Alone, AloneTape};
 pub(crate) use attention::SERVE_TOKENS;
 use attention::{Attention, AttentionTape};
-pub(crate) use cms::{Again, Pace, next_change};
-use cms::{Cms, CmsTape};
+use cms::CmsTape;
+pub(crate) use cms::{Again, Cms, Pace, Predictions, next_change};
 use hecate_core::Scalar;
 use hecate_core::ops::{LinearShape, Ops};
 use hecate_core::scan::Write;
@@ -223,7 +223,7 @@ pub(crate) struct BlockTape<F> {
     mac: MacTape<F>,
     channel_side: SideTape<F>,
     mlp: MlpTape<F>,
-    cms: CmsTape<F>,
+    pub cms: CmsTape<F>,
 }
 
 /// The stream at a part of a block.
@@ -412,28 +412,6 @@ impl Block {
                 Mixer::None => Ok(()),
             }
         })
-    }
-
-    /// After a pass along columns over a piece of a sequence: its continuum memory takes in what the tape says, and changes
-    /// what is due.
-    pub fn learn<O: Ops>(
-        &self,
-        call: &Call<'_, O>,
-        tape: &mut BlockTape<O::F>,
-        fast: &mut [O::F],
-        sums: &mut [O::F],
-        pool: &mut Pool<O::F>,
-    ) {
-        if let Channel::Cms(cms) = &self.channel {
-            cms.learn(call, &mut tape.cms, fast, sums, pool);
-        }
-    }
-
-    /// Appends what the continuum memory gave for a piece of a call to the tape of the whole.
-    pub fn collect<F: Scalar>(&self, piece: &BlockTape<F>, whole: &mut BlockTape<F>, first: bool) {
-        if let Channel::Cms(cms) = &self.channel {
-            cms.collect(&piece.cms, &mut whole.cms, first);
-        }
     }
 
     /// Floating-point operations of one token, forward, in a call of `tokens` tokens that starts at `pos`.

@@ -27,8 +27,33 @@ pub struct CmsConfig {
     /// With `nested`: what a level starts a longer period from learns at the pace of that period.
     #[serde(skip_serializing_if = "is_false")]
     pub online: bool,
+    /// Tokens from which nothing is learned; all are learned from where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<SurpriseGate>,
     /// The levels, fastest first.
     pub levels: Vec<CmsLevel>,
+}
+
+/// Lets a level learn from tokens that surprise, and skips the others.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SurpriseGate {
+    /// What says how much a token surprises.
+    pub signal: Surprise,
+    /// Tokens below it are skipped.
+    pub threshold: f64,
+}
+
+/// What says how much a token surprises. All of them are of one token, whatever stands around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Surprise {
+    /// Euclidean norm of the gradient of what the level puts out.
+    Norm,
+    /// Loss of the token's successor in nats.
+    Loss,
+    /// Entropy of the prediction in nats.
+    Entropy,
 }
 
 fn is_false(x: &bool) -> bool {
@@ -110,6 +135,7 @@ impl Default for CmsConfig {
             objective: Objective::default(),
             reduction: Reduction::default(),
             online: false,
+            gate: None,
             levels: vec![CmsLevel::default(); 3],
         }
     }
@@ -179,6 +205,12 @@ impl CmsConfig {
         }
         if self.online && self.arrangement != Arrangement::Nested {
             return Err(Error::config(format!("{key}.online"), "only `nested` starts a level anew"));
+        }
+        if let Some(gate) = &self.gate
+            && !(gate.threshold.is_finite() && gate.threshold >= 0.0)
+        {
+            let reason = format!("{} is not a number of at least 0", gate.threshold);
+            return Err(Error::config(format!("{key}.gate.threshold"), reason));
         }
         let hidden = self.mlp().hidden(width);
         if self.arrangement == Arrangement::Headwise && !hidden.is_multiple_of(self.levels.len()) {

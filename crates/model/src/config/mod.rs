@@ -4,7 +4,7 @@
 
 mod cms;
 
-pub use cms::{Arrangement, CmsConfig, CmsLevel, Objective, Reduction};
+pub use cms::{Arrangement, CmsConfig, CmsLevel, Objective, Reduction, Surprise, SurpriseGate};
 
 use crate::error::{Error, Result};
 use hecate_core::ops::MlpKind;

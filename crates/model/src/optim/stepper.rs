@@ -79,6 +79,9 @@ struct Tensor {
     /// Place of the sum of its inputs, where the optimizer asks.
     inputs: Option<Range<usize>>,
     steps: u64,
+    /// Steps from one that is due to the next, and the place in the state where gradients wait in between.
+    every: u64,
+    waiting: Range<usize>,
 }
 
 /// An optimizer with its state, for the tensors that it trains.
@@ -117,9 +120,27 @@ impl<F: Scalar> Stepper<F> {
                 state: own.iter().map(StateSpec::len).collect(),
                 inputs: inputs.find(&spec.range),
                 steps: 0,
+                every: 1,
+                waiting: 0..0,
             });
         }
         Self { optimizer, layout, tensors, names, state }
+    }
+
+    /// With tensors that are due once in so many steps; 1 where always. Their gradients wait in the state, as
+    /// `waiting.NAME`, and a step that is due goes by the mean.
+    #[must_use]
+    pub fn slowly(mut self, every: impl Fn(&ParamSpec) -> u64) -> Self {
+        for (tensor, spec) in self.tensors.iter_mut().zip(&self.layout.specs) {
+            tensor.every = every(spec).max(1);
+            if tensor.every > 1 {
+                tensor.waiting = self.state.len()..self.state.len() + tensor.place.len();
+                self.state.resize(tensor.waiting.end, F::zero());
+                let (name, shape) = (format!("waiting.{}", spec.name), spec.shape.clone());
+                self.names.push(StateTensor { name, shape, range: tensor.waiting.clone() });
+            }
+        }
+        self
     }
 
     /// What it does.
@@ -168,8 +189,9 @@ impl<F: Scalar> Stepper<F> {
         self.tensors.iter_mut().zip(steps).for_each(|(t, &steps)| t.steps = steps);
     }
 
-    /// One step at rate `rate` of the tensors that `due` picks. The others, their state and their counts stay as they are:
-    /// bias corrections and periods go by a tensor's own steps. The number of threads does not matter.
+    /// One step at rate `rate` of the tensors that `due` picks. The others, their state and their counts stay as they are,
+    /// except that the gradients of [slow](Stepper::slowly) ones gather: bias corrections and periods go by a tensor's own
+    /// steps. The number of threads does not matter.
     ///
     /// # Panics
     /// If the optimizer asks for inputs and there are none.
@@ -181,7 +203,8 @@ impl<F: Scalar> Stepper<F> {
         rate: f64,
         due: impl Fn(&ParamSpec) -> bool,
     ) {
-        let mut rest = self.state.as_mut_slice();
+        let own = self.tensors.iter().flat_map(|tensor| &tensor.state).sum();
+        let (mut rest, waiting) = self.state.split_at_mut(own);
         for (tensor, spec) in self.tensors.iter_mut().zip(&self.layout.specs) {
             let mut state: Vec<&mut [F]> = Vec::with_capacity(tensor.state.len());
             for &len in &tensor.state {
@@ -189,9 +212,15 @@ impl<F: Scalar> Stepper<F> {
                 rest = tail;
                 state.push(part);
             }
+            let g = &gradient.values[tensor.place.clone()];
+            let waiting = &mut waiting[tensor.waiting.start.max(own) - own..][..tensor.waiting.len()];
+            waiting.iter_mut().zip(g).for_each(|(w, &g)| *w += g);
             if !due(spec) {
                 continue;
             }
+            let by = F::from_f64(1.0 / tensor.every as f64);
+            waiting.iter_mut().for_each(|w| *w = by * *w);
+            let g = if tensor.every > 1 { &*waiting } else { g };
             tensor.steps += 1;
             let inputs = tensor.inputs.clone().map(|at| mean_inputs(gradient.inputs, at));
             let step = Step {
@@ -202,13 +231,14 @@ impl<F: Scalar> Stepper<F> {
                 decays: spec.kind.decays(),
                 inputs: inputs.as_deref(),
             };
-            let (p, g) = (&mut params.data[tensor.place.clone()], &gradient.values[tensor.place.clone()]);
+            let p = &mut params.data[tensor.place.clone()];
             match (tensor.treatment, self.optimizer.rest().map(|r| (r, r.adamw()))) {
                 (Treatment::Rest, Some((Rest { rate, .. }, adamw))) => {
                     AdamW::step(&adamw, &step.faster(*rate), p, g, &mut state);
                 }
                 _ => self.optimizer.step(&step, p, g, &mut state),
             }
+            waiting.fill(F::zero());
         }
     }
 }
@@ -252,6 +282,36 @@ mod tests {
             assert_eq!((one.layout().count(), 3 * one.state_len()), (20, all.state_len()), "{}", optimizer.name());
             assert_eq!(all.state_len(), optimizer.state_len(&layout, |_| true));
         }
+    }
+
+    #[test]
+    fn gradients_of_a_slow_tensor_wait_and_count_as_their_mean() {
+        let layout = layout(&["fast", "slow"]);
+        let every = |spec: &ParamSpec| if spec.name == "slow" { 3 } else { 1 };
+        let new = || Stepper::<f32>::new(AnyOptimizer::default(), &layout, 0, |_| true);
+        let (mut stepper, mut plain) = (new().slowly(every), new());
+        let (mut params, mut expected): (Params<f32>, Params<f32>) = (layout.init(0), layout.init(0));
+        let slow = layout.specs[1].range.clone();
+        let mut mean = vec![0.0; layout.len];
+        for step in 1..=6_u64 {
+            let grads: Vec<f32> = (0..layout.len).map(|i| (i as f32).sin() + (step * step) as f32).collect();
+            mean.iter_mut().zip(&grads).for_each(|(m, g)| *m += g / 3.0);
+            let due = |spec: &ParamSpec| step.is_multiple_of(every(spec));
+            let before = params.data[slow.clone()].to_vec();
+            stepper.step(&Cpu::training(), &mut params, Gradient { values: &grads, inputs: None }, 0.1, due);
+            if step % 3 > 0 {
+                assert_eq!(params.data[slow.clone()], before);
+                continue;
+            }
+            plain.step(&Cpu::training(), &mut expected, Gradient { values: &mean, inputs: None }, 0.1, |s| {
+                s.name == "slow"
+            });
+            let pairs = params.data[slow.clone()].iter().zip(&expected.data[slow.clone()]);
+            assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5), "step {step}");
+            mean.fill(0.0);
+        }
+        assert_eq!(stepper.steps(), [6, 2]);
+        assert!(stepper.state_tensors().last().is_some_and(|t| t.name == "waiting.slow" && t.shape == [4, 5]));
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl StateLayout {
         range
     }
 
+    /// Values of a state: memories, added weights, and what it keeps of the tokens that wait.
+    pub fn values(&self) -> usize {
+        self.len + self.fast_len + super::open::len(self)
+    }
+
     /// The parts that have to be kept for running tokens again.
     pub(crate) fn kept(&self) -> impl Iterator<Item = &StateSpec> {
         self.specs.iter().filter(|spec| !spec.again)

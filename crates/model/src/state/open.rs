@@ -22,8 +22,7 @@ pub(crate) struct Open<F> {
 impl<F: Scalar> Open<F> {
     /// No tokens. `start` has room only where a layout has weights that a sequence changes.
     pub fn new(layout: &StateLayout) -> Self {
-        let len = if layout.fast.is_empty() { 0 } else { places(layout).map(|(_, to)| to.end).last().unwrap_or(0) };
-        Self { tokens: Vec::new(), access: Access::Learn, start: Buffer::zeros(len) }
+        Self { tokens: Vec::new(), access: Access::Learn, start: Buffer::zeros(len(layout)) }
     }
 
     /// Keeps the state as it is before the tokens to come.
@@ -48,6 +47,12 @@ impl<F: PartialEq> PartialEq for Open<F> {
         let same = |a: &Self, b: &Self| a.access == b.access && a.start == b.start;
         self.tokens == other.tokens && (self.tokens.is_empty() || same(self, other))
     }
+}
+
+/// Values of [`Open::start`].
+pub(super) fn len(layout: &StateLayout) -> usize {
+    let all = places(layout).map(|(_, to)| to.end).last().unwrap_or(0);
+    if layout.fast.is_empty() { 0 } else { all }
 }
 
 type Place = std::ops::Range<usize>;

@@ -72,7 +72,7 @@ pub(super) fn check_memory(config: &RunConfig, model: &Model) -> Result<()> {
     let state = config.optimizer.state_len(model.params(), |_| true) as u128;
     let gradient = if config.optimizer.needs_inputs() { model.inputs().len as u128 } else { parameters };
     let buffers = gradient * lanes.min(MAX_BUFFERS as u128);
-    let needed = F32 as u128 * (parameters + state + buffers + lanes * model.state_layout().len as u128);
+    let needed = F32 as u128 * (parameters + state + buffers + lanes * model.state_layout().values() as u128);
     match Machine::look_up().memory_bytes {
         Some(memory) if needed > memory as u128 => {
             let needed = human::bytes(u64::try_from(needed).unwrap_or(u64::MAX));
@@ -101,7 +101,7 @@ impl Trainer {
         Ok(Estimate {
             program: held.now + CODE_BYTES + threads * THREAD_BYTES,
             parameters: F32 * (len + gradients + (self.optimizer.state_len() + self.optimizer.scratch_len()) as u64),
-            states: F32 * (self.states.len() * self.model.state_layout().len) as u64,
+            states: F32 * (self.states.len() * self.model.state_layout().values()) as u64,
             activations: F32 * self.pass_len(self.config.model.context)? as u64 * tasks,
             evaluation: F32 * (passes * self.evaluation_len()? as u64 + len),
             before: held.peak,
@@ -126,7 +126,7 @@ impl Trainer {
         self.model.forward(&self.ops, &self.params, &mut state, &ids, &Access::Learn, Logits::All, &mut ws)?;
         let longest = eval::CALL_TOKENS.max(2 * self.config.model.context);
         let more = longest.saturating_sub(ids.len()) * self.model.config().vocab;
-        Ok(2 * state.data.len() + ws.len() + more)
+        Ok(2 * self.model.state_layout().values() + ws.len() + more)
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Trainer {
     buffers: Vec<Vec<f32>>,
     tapes: Mutex<Vec<Tape<f32>>>,
     traces: Mutex<BTreeMap<String, f64>>,
+    /// Tensors of levels that are due once in so many steps, by the name of the tensor.
+    slow: BTreeMap<String, u64>,
 }
 
 impl Trainer {
@@ -85,8 +87,8 @@ impl Trainer {
         let gathers = optimizer.optimizer().needs_inputs();
         let buffers = vec![vec![0.0; if gathers { model.inputs().len } else { model.params().len }]; count];
         let (tapes, traces) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
-        let ops = Cpu::training();
-        Self { config, model, params, optimizer, lanes, states, step: 0, ops, buffers, tapes, traces }
+        let (ops, slow) = (Cpu::training(), slow_tensors(&config, &model));
+        Self { config, model, params, optimizer, lanes, states, step: 0, ops, buffers, tapes, traces, slow }
     }
 
     /// The run's config.
@@ -157,8 +159,10 @@ impl Trainer {
         let buffer = self.buffers[0].as_slice();
         let inputs = self.optimizer.optimizer().needs_inputs().then_some((buffer, tokens));
         let gradient = Gradient { values: &buffer[..gradient], inputs };
-        self.optimizer.step(&self.ops, &mut self.params, gradient, rate, |_| true);
         self.step += 1;
+        let (step, slow) = (self.step, &self.slow);
+        let due = |spec: &ParamSpec| step.is_multiple_of(every(slow, spec));
+        self.optimizer.step(&self.ops, &mut self.params, gradient, rate, due);
         let traces = std::mem::take(&mut *self.traces.lock().expect("no task panicked"));
         Ok(StepReport { step: self.step, loss: loss / tokens as f64, grad_norm, rate, tokens: tokens as u64, traces })
     }
@@ -226,7 +230,31 @@ fn optimizer(config: &RunConfig, model: &Model) -> Result<Stepper<f32>> {
     let only = &config.train.only;
     trained::check(model.params(), only)?;
     let trained = |spec: &ParamSpec| trained::picks(only, &spec.name);
-    Ok(Stepper::new(config.optimizer.clone(), model.params(), config.seed, trained))
+    let slow = slow_tensors(config, model);
+    if let (true, Some((name, _))) = (config.optimizer.needs_inputs(), slow.first_key_value()) {
+        let optimizer = config.optimizer.name();
+        let reason = format!(
+            "optimizer {optimizer} goes by the inputs of a step, and `{name}` is stepped once in several: set its level's rate \
+             to 0 or choose another optimizer"
+        );
+        return Err(Error::Config { origin: "the run's config".into(), reason });
+    }
+    let stepper = Stepper::new(config.optimizer.clone(), model.params(), config.seed, trained);
+    Ok(stepper.slowly(|spec| every(&slow, spec)))
+}
+
+/// The tensors of levels whose period is longer than a step of a lane, and after how many steps each is due.
+fn slow_tensors(config: &RunConfig, model: &Model) -> BTreeMap<String, u64> {
+    let tokens = (config.model.context * config.train.accumulate) as u64;
+    let slow: BTreeMap<usize, u64> =
+        model.slow_parameters().map(|(at, period)| (at, period.div_ceil(tokens))).collect();
+    let steps = |spec: &ParamSpec| slow.get(&spec.range.start).filter(|&&n| n > 1).map(|&n| (spec.name.clone(), n));
+    model.params().specs.iter().filter_map(steps).collect()
+}
+
+/// After how many steps a tensor is due.
+fn every(slow: &BTreeMap<String, u64>, spec: &ParamSpec) -> u64 {
+    slow.get(&spec.name).copied().unwrap_or(1)
 }
 
 /// The lanes of one gradient buffer: what each reads, its state, and whether that starts anew.

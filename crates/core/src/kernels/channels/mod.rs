@@ -57,6 +57,7 @@ pub(crate) const fn kernels<R: Channels>() -> [Kernel<R>; 1] {
         forward,
         backward,
         read,
+        column: None,
     }]
 }
 

@@ -69,6 +69,7 @@ pub(crate) const fn kernels<R: RankOne>() -> [Kernel<R>; 2] {
             forward: sequential::forward,
             backward: chunk_backward::backward,
             read: sequential::read,
+            column: None,
         },
         Kernel {
             name: "chunk",
@@ -78,6 +79,7 @@ pub(crate) const fn kernels<R: RankOne>() -> [Kernel<R>; 2] {
             forward: chunk::forward,
             backward: chunk_backward::backward,
             read: sequential::read,
+            column: None,
         },
     ]
 }

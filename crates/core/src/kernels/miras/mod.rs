@@ -51,6 +51,7 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         },
         backward: rank_one::backward,
         read: rank_one::read,
+        column: None,
     },
     Kernel {
         name: "chunk",
@@ -62,6 +63,7 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         },
         backward: rank_one::backward,
         read: rank_one::read,
+        column: None,
     },
     Kernel {
         name: "blocks",
@@ -71,6 +73,7 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         forward: |rule, d, seq, state, y, saved, scratch| keep(blocks::forward, rule, d, seq, state, y, saved, scratch),
         backward: blocks::backward,
         read: token::read,
+        column: None,
     },
     Kernel {
         name: "token",
@@ -80,6 +83,7 @@ pub(crate) const KERNELS: &[Kernel<Miras>] = &[
         forward: |rule, d, seq, state, y, saved, scratch| keep(token::forward, rule, d, seq, state, y, saved, scratch),
         backward: blocks::backward,
         read: token::read,
+        column: None,
     },
     family::kernels::<Miras>()[0],
 ];

@@ -27,6 +27,7 @@ pub(crate) const KERNELS: &[Kernel<Tnt>] = &[
         forward: forward::<FASTEST>,
         backward,
         read,
+        column: None,
     },
     Kernel {
         name: "token",
@@ -36,6 +37,7 @@ pub(crate) const KERNELS: &[Kernel<Tnt>] = &[
         forward: forward::<CANONICAL>,
         backward,
         read,
+        column: None,
     },
 ];
 

@@ -31,6 +31,7 @@ pub(crate) const KERNELS: &[Kernel<SelfModifying>] = &[
         forward: forward::<MOST_TOKENS>,
         backward,
         read,
+        column: Some(column),
     },
     Kernel {
         name: "token",
@@ -40,6 +41,7 @@ pub(crate) const KERNELS: &[Kernel<SelfModifying>] = &[
         forward: forward::<1>,
         backward,
         read,
+        column: Some(column),
     },
 ];
 
@@ -137,5 +139,35 @@ fn backward(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangent
         pass.make(&block, state, &mut space);
         let dy = &dy[first * d.dv..(first + count) * d.dv];
         pass.back(&block, state, &mut space, &mut back, dy, &mut dx, dstate);
+    }
+}
+
+/// See [`Kernel::column`]. A token's read asks anchors, which its own write does not reach: back through the read, and
+/// through the query where a memory makes it. States are computed again only as far as anchors change.
+fn column(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scratch: &mut Scratch) {
+    let Cotangents { start, dy, dinputs, dstate } = ct;
+    let (known, isa) = (Known::of(rule, d), scratch.isa());
+    let most = MOST_TOKENS.min(seq.tokens);
+    let lens = [Space::len(&known, most), transpose::Space::len(&known, most), start.len()];
+    let [space, back, state] = scratch.take(lens);
+    state.copy_from_slice(start);
+    let pass = Pass::fast(&known, isa);
+    for (first, count) in blocks(rule, seq.pos, seq.tokens, MOST_TOKENS) {
+        let mut dx: PerInput<&mut [f32]> = dinputs
+            .iter_mut()
+            .map(|x| {
+                let width = x.len() / seq.tokens;
+                &mut x[first * width..(first + count) * width]
+            })
+            .collect();
+        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
+        let mut back = transpose::Space::new(&known, count, back);
+        pass.queries(&block, state, &mut space);
+        let dy = &dy[first * d.dv..(first + count) * d.dv];
+        pass.reads_back(&block, state, &mut space, &mut back, dy, &mut dx, dstate);
+        if first + count < seq.tokens {
+            pass.make(&block, state, &mut space);
+            pass.write(&block, state, &mut space);
+        }
     }
 }

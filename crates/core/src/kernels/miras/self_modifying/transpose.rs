@@ -74,6 +74,41 @@ impl Pass<'_> {
         self.make_back(x, state, w, d, dx[0], dstate);
     }
 
+    /// Back through the reads alone, and through queries that a memory makes; `dstate` is scratch.
+    pub fn reads_back(
+        &self,
+        x: &Block<'_>,
+        state: &[f32],
+        w: &mut block::Space<'_>,
+        d: &mut Space<'_>,
+        dy: &[f32],
+        dx: &mut DInputs<'_>,
+        dstate: &mut [f32],
+    ) {
+        d.q.fill(0.0);
+        self.ask_back(self.known.net(Role::Memory), (w.q, state, w.asked), d.work, dy, d.q, dstate);
+        if x.q.is_some() {
+            pointwise::add_scaled(self.isa, 1.0, d.q, dx[1]);
+        } else {
+            self.query_back(x, state, w, d, dx[0], dstate);
+        }
+    }
+
+    /// Transpose of [`Pass::queries`] where a memory makes them; adds into `dx`.
+    fn query_back(
+        &self,
+        x: &Block<'_>,
+        state: &[f32],
+        w: &mut block::Space<'_>,
+        d: &mut Space<'_>,
+        dx: &mut [f32],
+        dstate: &mut [f32],
+    ) {
+        d.raw.fill(0.0);
+        point::unit_backward(self.isa, self.known.d.dk, w.raw_q, w.by_q, d.q, d.raw);
+        self.ask_back(self.known.net(Role::Query), (x.x, state, w.asked), d.work, d.raw, dx, dstate);
+    }
+
     /// Transpose of [`Pass::ask`], which is run once more: adds into `drows` and, at the anchor, into `dstate`.
     fn ask_back(
         &self,
@@ -185,9 +220,7 @@ impl Pass<'_> {
             self.ask_back(k.net(role), (x.x, state, w.asked), d.work, dy, dx, dstate);
         }
         if x.q.is_none() {
-            d.raw.fill(0.0);
-            point::unit_backward(self.isa, width, w.raw_q, w.by_q, d.q, d.raw);
-            self.ask_back(k.net(Role::Query), (x.x, state, w.asked), d.work, d.raw, dx, dstate);
+            self.query_back(x, state, w, d, dx, dstate);
         }
     }
 }

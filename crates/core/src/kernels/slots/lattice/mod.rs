@@ -29,6 +29,7 @@ pub(crate) const KERNELS: &[Kernel<Lattice>] = &[Kernel {
     forward,
     backward,
     read,
+    column: None,
 }];
 
 /// The inputs of a run of tokens; keys and queries padded, `[count, width]`, values `[count, rows]`.

@@ -29,6 +29,7 @@ pub(crate) const KERNELS: &[Kernel<Trellis>] = &[Kernel {
     forward,
     backward,
     read,
+    column: None,
 }];
 
 /// Sizes of both memories.

@@ -7,12 +7,18 @@
 //! ```
 //!
 //! Every level is read at every token. Between two changes its weights are constant, so that tokens of one period run side
-//! by side and give the same as one by one.
+//! by side and give the same as one by one. `learn.rs` is how a level changes, `replay.rs` how gradients come back.
 
-use super::fast::{Change, Fast, Patch};
+mod gate;
+mod learn;
+mod replay;
+
+pub(crate) use gate::Predictions;
+
+use super::fast::{Fast, Patch};
 use super::mlp::{Mlp, MlpTape, Weights};
 use super::{Builder, Call, SideTape, part, part_backward};
-use crate::config::{Arrangement, CmsConfig, CmsLevel, NormConfig, Objective, Reduction};
+use crate::config::{Arrangement, CmsConfig, CmsLevel, NormConfig, Objective, Reduction, Surprise, SurpriseGate};
 use crate::error::Result;
 use crate::params::{Init, Kind};
 use crate::pool::{Pool, fit};
@@ -31,6 +37,7 @@ pub(crate) enum Pace {
 
 pub(crate) struct Cms {
     objective: Objective,
+    gate: Option<SurpriseGate>,
     nested: bool,
     levels: Vec<Level>,
     units: Vec<Unit>,
@@ -44,6 +51,8 @@ struct Unit {
     levels: Range<usize>,
     /// Its matrices as the sequence changes them, if it ever does.
     fast: Option<[Fast; 2]>,
+    /// The share of tokens that it has learned from of late, in the state, behind a gate.
+    written: Option<usize>,
 }
 
 /// Perceptrons side by side behind one norm.
@@ -90,6 +99,9 @@ pub(crate) struct CmsTape<F> {
 struct UnitTape<F> {
     mlp: MlpTape<F>,
     out: Vec<F>, // [T, width]
+    x: Vec<F>,   // [T, width], of tokens that have run through
+    /// Of those, how many have been taken in.
+    taken: usize,
     /// What the weights are changed by: gradients of `up` and of `out` along columns.
     dup: Vec<F>,
     dout: Vec<F>,
@@ -97,7 +109,7 @@ struct UnitTape<F> {
 
 impl<F> CmsTape<F> {
     pub fn len(&self) -> usize {
-        let unit = |u: &UnitTape<F>| u.mlp.len() + u.out.len() + u.dup.len() + u.dout.len();
+        let unit = |u: &UnitTape<F>| u.mlp.len() + u.out.len() + u.x.len() + u.dup.len() + u.dout.len();
         self.units.iter().map(unit).sum::<usize>() + self.sides.iter().map(SideTape::len).sum::<usize>()
     }
     pub fn sides(&self) -> &[SideTape<F>] {
@@ -119,6 +131,7 @@ impl Cms {
         let headwise = config.arrangement == Arrangement::Headwise;
         let mut cms = Self {
             objective: config.objective,
+            gate: config.gate,
             nested: config.arrangement == Arrangement::Nested,
             levels: Vec::new(),
             units: Vec::new(),
@@ -166,7 +179,9 @@ impl Cms {
             let count = if moves { b.state.add_fast(name, vec![1]) } else { 0..0 };
             self.levels.push(Level { config: config.levels[l].clone(), period: periods[l], over, patches, count });
         }
-        self.units.push(Unit { mlp, levels, fast });
+        let gated = moves && config.gate.is_some();
+        let written = gated.then(|| b.state.add_fast(format!("{}.{part}.written", b.prefix), vec![1]).start);
+        self.units.push(Unit { mlp, levels, fast, written });
     }
 
     /// After how many tokens something changes at this pace, every time.
@@ -198,12 +213,28 @@ impl Cms {
         self.objective == Objective::Task
     }
 
-    /// The parameters that only one level holds, and its period.
-    pub fn owned(&self) -> impl Iterator<Item = (Range<usize>, u64)> + '_ {
+    /// Whether a gate looks at predictions.
+    pub fn asks_for_predictions(&self) -> bool {
+        self.gate.is_some_and(|gate| gate.signal != Surprise::Norm)
+    }
+
+    /// The matrices of levels that move in serving and not at this pace, and their periods.
+    pub fn slow(&self, pace: Pace) -> impl Iterator<Item = (Range<usize>, u64)> + '_ {
         let alone = self.units.iter().filter(|unit| unit.levels.len() == 1);
-        alone.flat_map(|unit| {
-            let period = self.levels[unit.levels.start].period;
-            [(unit.mlp.up.clone(), period), (unit.mlp.down.clone(), period)]
+        alone.flat_map(move |unit| {
+            let level = &self.levels[unit.levels.start];
+            let slow = level.config.rate > 0.0 && level.rate(pace) == 0.0;
+            let both = [(unit.mlp.up.clone(), level.period), (unit.mlp.down.clone(), level.period)];
+            both.into_iter().filter(move |_| slow)
+        })
+    }
+
+    /// The matrices of every level that moves when it is served, and its period; of levels that share them, the part.
+    pub fn level_sizes(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.units.iter().flat_map(|unit| {
+            let size = (unit.mlp.up.len() + unit.mlp.down.len()) / unit.levels.len();
+            let moving = self.levels[unit.levels.clone()].iter().filter(|level| level.config.serve_rate() > 0.0);
+            moving.map(move |level| (size, level.period))
         })
     }
 
@@ -290,160 +321,6 @@ impl Cms {
         Ok(())
     }
 
-    /// The transpose over tokens between which weights changed: stretch by stretch with the weights of each.
-    fn replay_backward<O: Ops>(
-        &self,
-        unit: &Unit,
-        call: &Call<'_, O>,
-        normed: &[O::F],
-        own: &UnitTape<O::F>,
-        dout: &[O::F],
-        dx: &mut [O::F],
-        grads: &mut [O::F],
-        again: &mut Again<O::F>,
-        pool: &mut Pool<O::F>,
-    ) {
-        let (n, mlp) = (call.tokens, &unit.mlp);
-        let [width, up, hidden] = [normed.len() / n, mlp.up_width(), mlp.hidden];
-        let mut dup = pool.zeros(n * up);
-        let periods: Vec<u64> = self.unit_periods(unit, call.pace).collect();
-        let mut from = 0;
-        while from < n {
-            let to = next_change(&periods, call.pos + from as u64).min(call.pos + n as u64) - call.pos;
-            let (to, rows) = (to as usize, from..to as usize);
-            let own_call = Call { fast: &again.sums, ..call.with(rows.len(), call.pos + from as u64) };
-            let at = |width: usize| rows.start * width..rows.end * width;
-            let (ups, dups) = (&own.mlp.up[at(up)], &mut dup[at(up)]);
-            mlp.input_backward(
-                &own_call,
-                unit.weights(&own_call),
-                ups,
-                &dout[at(width)],
-                dups,
-                Some(&mut dx[at(width)]),
-                pool,
-            );
-            if to < n {
-                let own_call = call.with(rows.len(), call.pos + from as u64);
-                let taken = Gathered {
-                    x: &normed[at(width)],
-                    hidden: &own.mlp.hidden[at(hidden)],
-                    dup: &own.dup[at(up)],
-                    dout: &own.dout[at(width)],
-                };
-                self.gather(unit, &own_call, taken, &mut again.fast, pool);
-                self.change(unit, &own_call, &mut again.fast, &mut again.sums);
-            }
-            from = to;
-        }
-        call.weight_backward(&mlp.down, &own.mlp.hidden, dout, grads);
-        call.weight_backward(&mlp.up, normed, &dup, grads);
-        pool.give(dup);
-    }
-
-    /// Takes in what the tape of a column pass says of its tokens, and changes what is due after them.
-    pub fn learn<O: Ops>(
-        &self,
-        call: &Call<'_, O>,
-        tape: &mut CmsTape<O::F>,
-        fast: &mut [O::F],
-        sums: &mut [O::F],
-        pool: &mut Pool<O::F>,
-    ) {
-        for (stage, side) in self.stages.iter().zip(&tape.sides) {
-            for u in stage.units.clone() {
-                let (unit, own) = (&self.units[u], &mut tape.units[u]);
-                if self.objective == Objective::LocalL2 {
-                    let call = Call { fast: sums, ..*call };
-                    unit.local(&call, &side.normed, own, pool);
-                }
-                let UnitTape { mlp, dup, dout, .. } = &*own;
-                let taken = Gathered { x: &side.normed, hidden: &mlp.hidden, dup, dout };
-                self.gather(unit, call, taken, fast, pool);
-                self.change(unit, call, fast, sums);
-            }
-        }
-    }
-
-    /// Adds the gradients of some tokens to those that a unit has gathered, for the levels that may write.
-    fn gather<O: Ops>(
-        &self,
-        unit: &Unit,
-        call: &Call<'_, O>,
-        taken: Gathered<'_, O::F>,
-        fast: &mut [O::F],
-        pool: &mut Pool<O::F>,
-    ) {
-        let Some([up, down]) = &unit.fast else { return };
-        let list = unit.levels.clone();
-        let moves = |l: usize| self.levels[l].rate(call.pace) > 0.0 && call.access.writes(call.block, l);
-        let moving = list.clone().filter(|&l| moves(l)).count();
-        if moving == 0 {
-            return;
-        }
-        let (mut dup, mut hidden) = (pool.take(taken.dup.len()), pool.take(taken.hidden.len()));
-        dup.copy_from_slice(taken.dup);
-        hidden.copy_from_slice(taken.hidden);
-        // Hidden units of levels that do not move add nothing.
-        for l in list.filter(|&l| moving < unit.levels.len() && !moves(l)) {
-            let [ups, downs] = &self.levels[l].patches;
-            for row in dup.chunks_exact_mut(unit.mlp.up_width()) {
-                ups.iter().for_each(|patch| row[patch.cols.clone()].fill(O::F::zero()));
-            }
-            for row in hidden.chunks_exact_mut(unit.mlp.hidden) {
-                downs.iter().for_each(|patch| row[patch.rows.clone()].fill(O::F::zero()));
-            }
-        }
-        call.add_outer(taken.x, &dup, &mut fast[up.gathered.clone()]);
-        call.add_outer(&hidden, taken.dout, &mut fast[down.gathered.clone()]);
-        pool.give(dup);
-        pool.give(hidden);
-    }
-
-    /// Changes the levels of a unit that are due after the call, fastest first, and starts it anew if the next slower one
-    /// is.
-    fn change<O: Ops>(&self, unit: &Unit, call: &Call<'_, O>, fast: &mut [O::F], sums: &mut [O::F]) {
-        let Some(matrices) = &unit.fast else { return };
-        let due = |level: &Level| (call.pos + call.tokens as u64).is_multiple_of(level.period);
-        let moves = |l: usize| self.levels[l].rate(call.pace) > 0.0 && call.access.writes(call.block, l);
-        for l in unit.levels.clone().filter(|&l| moves(l) && due(&self.levels[l])) {
-            let level = &self.levels[l];
-            let count = &mut fast[level.count.start];
-            *count += O::F::one();
-            let warm = (count.value() / level.config.warmup.max(1) as f64).min(1.0);
-            let by = Change { rate: warm * level.rate(call.pace), decay: level.config.decay };
-            for (matrix, patches) in matrices.iter().zip(&level.patches) {
-                patches.iter().for_each(|patch| matrix.change(patch, by, call.params, fast, sums));
-            }
-        }
-        if let Some(slower) = self.slower(unit)
-            && due(slower)
-            && unit.levels.clone().any(moves)
-        {
-            matrices.iter().for_each(|m| m.restart(slower.rate(call.pace), call.params, fast, sums));
-        }
-    }
-
-    /// Appends the rows of one piece of a call, which ran through alone, to the tape of the whole.
-    pub fn collect<F: Scalar>(&self, piece: &CmsTape<F>, whole: &mut CmsTape<F>, first: bool) {
-        whole.units.resize_with(self.units.len(), UnitTape::default);
-        whole.played = true;
-        for (from, to) in piece.units.iter().zip(&mut whole.units) {
-            for (from, to) in [
-                (&from.mlp.up, &mut to.mlp.up),
-                (&from.mlp.hidden, &mut to.mlp.hidden),
-                (&from.out, &mut to.out),
-                (&from.dup, &mut to.dup),
-                (&from.dout, &mut to.dout),
-            ] {
-                if first {
-                    to.clear();
-                }
-                to.extend_from_slice(from);
-            }
-        }
-    }
-
     /// All levels, forward.
     pub fn flops(&self) -> f64 {
         self.units.iter().map(|unit| unit.mlp.flops()).sum()
@@ -451,11 +328,20 @@ impl Cms {
 }
 
 /// What weights are changed by: inputs of either matrix, and the gradients of its outputs.
-struct Gathered<'a, F> {
+#[derive(Clone, Copy)]
+struct Gradients<'a, F> {
     x: &'a [F],
     hidden: &'a [F],
     dup: &'a [F],
     dout: &'a [F],
+}
+
+impl<'a, F> Gradients<'a, F> {
+    /// The rows from `from` to `to` of `all` rows.
+    fn rows(self, from: usize, to: usize, all: usize) -> Self {
+        let part = |x: &'a [F]| &x[from * (x.len() / all)..to * (x.len() / all)];
+        Self { x: part(self.x), hidden: part(self.hidden), dup: part(self.dup), dout: part(self.dout) }
+    }
 }
 
 impl Unit {
@@ -518,17 +404,6 @@ impl Unit {
             fit(&mut own.dout, dout.len()).copy_from_slice(dout);
         }
         pool.give(dup);
-    }
-
-    /// Leaves in the tape the gradients of half the mean squared distance of the output from the input.
-    fn local<O: Ops>(&self, call: &Call<'_, O>, normed: &[O::F], own: &mut UnitTape<O::F>, pool: &mut Pool<O::F>) {
-        let by = O::F::from_f64(call.tokens as f64 / normed.len() as f64);
-        let UnitTape { mlp, out, dup, dout } = own;
-        let distance = out.iter().zip(normed).map(|(&y, &x)| by * (y - x));
-        dout.clear();
-        dout.extend(distance);
-        fit(dup, mlp.up.len()).fill(O::F::zero());
-        self.mlp.input_backward(call, self.weights(call), &mlp.up, dout, dup, None, pool);
     }
 }
 

@@ -1,0 +1,205 @@
+//! How a level changes.
+
+use super::super::Call;
+use super::super::fast::Change;
+use super::{Cms, CmsTape, Gradients, Level, Unit, UnitTape, next_change};
+use crate::config::Objective;
+use crate::pool::{Pool, fit};
+use hecate_core::Scalar;
+use hecate_core::ops::Ops;
+
+impl Cms {
+    /// After a pass along columns over a slice: gradients of levels with an objective of their own.
+    pub fn look_at_itself<O: Ops>(&self, call: &Call<'_, O>, tape: &mut CmsTape<O::F>, pool: &mut Pool<O::F>) {
+        if self.objective != Objective::LocalL2 {
+            return;
+        }
+        for (stage, side) in self.stages.iter().zip(&tape.sides) {
+            for u in stage.units.clone() {
+                self.units[u].local(call, &side.normed, &mut tape.units[u], pool);
+            }
+        }
+    }
+
+    /// Takes in the tape of a slice, and changes what is due after it.
+    pub fn learn<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        tape: &CmsTape<O::F>,
+        fast: &mut [O::F],
+        sums: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        for (stage, side) in self.stages.iter().zip(&tape.sides) {
+            for u in stage.units.clone() {
+                let UnitTape { mlp, dup, dout, .. } = &tape.units[u];
+                let gradients = Gradients { x: &side.normed, hidden: &mlp.hidden, dup, dout };
+                self.take_in(&self.units[u], call, gradients, fast, sums, pool);
+            }
+        }
+    }
+
+    /// Appends the rows of a slice to the tape of the whole call.
+    pub fn collect<F: Scalar>(&self, slice: &CmsTape<F>, whole: &mut CmsTape<F>, first: bool) {
+        whole.units.resize_with(self.units.len(), UnitTape::default);
+        whole.played = true;
+        for (stage, side) in self.stages.iter().zip(&slice.sides) {
+            for u in stage.units.clone() {
+                let (from, to) = (&slice.units[u], &mut whole.units[u]);
+                for (from, to) in [
+                    (&side.normed, &mut to.x),
+                    (&from.mlp.up, &mut to.mlp.up),
+                    (&from.mlp.hidden, &mut to.mlp.hidden),
+                    (&from.out, &mut to.out),
+                    (&from.dup, &mut to.dup),
+                    (&from.dout, &mut to.dout),
+                ] {
+                    if first {
+                        to.clear();
+                    }
+                    to.extend_from_slice(from);
+                }
+                if first {
+                    to.taken = 0;
+                }
+            }
+        }
+    }
+
+    /// [`Cms::learn`] from the rows collected so far, `tokens` of them in a call that begins where `call` does. A unit takes
+    /// them in when something of it is due, or at the `last` of them: gradients that only gather can wait.
+    pub fn learn_collected<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        whole: &mut CmsTape<O::F>,
+        last: bool,
+        fast: &mut [O::F],
+        sums: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        for (unit, own) in self.units.iter().zip(&mut whole.units) {
+            let periods: Vec<u64> = self.unit_periods(unit, call.pace).collect();
+            let (begin, end) = (call.pos + own.taken as u64, call.pos + call.tokens as u64);
+            if !last && next_change(&periods, begin) > end {
+                continue;
+            }
+            let UnitTape { x, mlp, dup, dout, .. } = &*own;
+            let all = Gradients { x, hidden: &mlp.hidden, dup, dout };
+            let stretch = call.with(call.tokens - own.taken, begin);
+            self.take_in(unit, &stretch, all.rows(own.taken, call.tokens, call.tokens), fast, sums, pool);
+            own.taken = call.tokens;
+        }
+    }
+
+    /// Whether a level moves in a call.
+    fn moves(&self, l: usize, call: &Call<'_, impl Ops>) -> bool {
+        self.levels[l].rate(call.pace) > 0.0 && call.access.writes(call.block, l)
+    }
+
+    /// Takes in the gradients of a call's tokens, between which nothing of the unit changes, and changes what is due after
+    /// them.
+    pub(super) fn take_in<O: Ops>(
+        &self,
+        unit: &Unit,
+        call: &Call<'_, O>,
+        gradients: Gradients<'_, O::F>,
+        fast: &mut [O::F],
+        sums: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let (Some([up, down]), l) = (&unit.fast, unit.levels.start) else { return };
+        let level = &self.levels[l];
+        // Nothing is left from before, so that what is gathered goes straight into the weights: the same numbers.
+        let whole = unit.levels.len() == 1 && call.pos.is_multiple_of(level.period) && is_due(level, call);
+        if whole && self.moves(l, call) {
+            let by = self.next_step(level, call, fast);
+            up.change_at_once(call, gradients.x, gradients.dup, by, fast, sums, pool);
+            down.change_at_once(call, gradients.hidden, gradients.dout, by, fast, sums, pool);
+        } else {
+            self.gather(unit, call, gradients, fast, pool);
+            self.change(unit, call, fast, sums);
+        }
+        self.restart(unit, call, fast, sums);
+    }
+
+    /// Adds gradients to those that a unit has gathered, for the levels that move.
+    fn gather<O: Ops>(
+        &self,
+        unit: &Unit,
+        call: &Call<'_, O>,
+        gradients: Gradients<'_, O::F>,
+        fast: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) {
+        let Some([up, down]) = &unit.fast else { return };
+        let Gradients { x, hidden, dup, dout } = gradients;
+        let moving = unit.levels.clone().filter(|&l| self.moves(l, call)).count();
+        if moving == unit.levels.len() {
+            call.add_outer(x, dup, &mut fast[up.gathered.clone()]);
+            call.add_outer(hidden, dout, &mut fast[down.gathered.clone()]);
+        } else if moving > 0 {
+            // Hidden units of levels that stand still add nothing.
+            let (mut own_dup, mut own_hidden) = (pool.take(dup.len()), pool.take(hidden.len()));
+            own_dup.copy_from_slice(dup);
+            own_hidden.copy_from_slice(hidden);
+            for l in unit.levels.clone().filter(|&l| !self.moves(l, call)) {
+                let [ups, downs] = &self.levels[l].patches;
+                for row in own_dup.chunks_exact_mut(unit.mlp.up_width()) {
+                    ups.iter().for_each(|patch| row[patch.cols.clone()].fill(O::F::zero()));
+                }
+                for row in own_hidden.chunks_exact_mut(unit.mlp.hidden) {
+                    downs.iter().for_each(|patch| row[patch.rows.clone()].fill(O::F::zero()));
+                }
+            }
+            call.add_outer(x, &own_dup, &mut fast[up.gathered.clone()]);
+            call.add_outer(&own_hidden, dout, &mut fast[down.gathered.clone()]);
+            pool.give(own_dup);
+            pool.give(own_hidden);
+        }
+    }
+
+    /// Changes the levels of a unit that are due after the call, fastest first.
+    fn change<O: Ops>(&self, unit: &Unit, call: &Call<'_, O>, fast: &mut [O::F], sums: &mut [O::F]) {
+        let Some(matrices) = &unit.fast else { return };
+        for l in unit.levels.clone().filter(|&l| self.moves(l, call) && is_due(&self.levels[l], call)) {
+            let level = &self.levels[l];
+            let by = self.next_step(level, call, fast);
+            for (matrix, patches) in matrices.iter().zip(&level.patches) {
+                patches.iter().for_each(|patch| matrix.change(patch, by, call.params, fast, sums));
+            }
+        }
+    }
+
+    /// Starts a unit anew if the next slower level is due after the call.
+    fn restart<O: Ops>(&self, unit: &Unit, call: &Call<'_, O>, fast: &mut [O::F], sums: &mut [O::F]) {
+        let (Some(matrices), Some(slower)) = (&unit.fast, self.slower(unit)) else { return };
+        if is_due(slower, call) && unit.levels.clone().any(|l| self.moves(l, call)) {
+            matrices.iter().for_each(|m| m.restart(slower.rate(call.pace), call.params, fast, sums));
+        }
+    }
+
+    /// Counts a change of a level, and says how large it is.
+    pub(super) fn next_step<O: Ops>(&self, level: &Level, call: &Call<'_, O>, fast: &mut [O::F]) -> Change {
+        let count = &mut fast[level.count.start];
+        *count += O::F::one();
+        let warm = (count.value() / level.config.warmup.max(1) as f64).min(1.0);
+        Change { rate: warm * level.rate(call.pace), decay: level.config.decay }
+    }
+}
+
+/// Whether a level is due after a call.
+fn is_due(level: &Level, call: &Call<'_, impl Ops>) -> bool {
+    (call.pos + call.tokens as u64).is_multiple_of(level.period)
+}
+
+impl Unit {
+    /// Leaves in the tape the gradients of half the mean squared distance of the output from the input.
+    fn local<O: Ops>(&self, call: &Call<'_, O>, normed: &[O::F], own: &mut UnitTape<O::F>, pool: &mut Pool<O::F>) {
+        let by = O::F::from_f64(call.tokens as f64 / normed.len() as f64);
+        let UnitTape { mlp, out, dup, dout, .. } = own;
+        dout.clear();
+        dout.extend(out.iter().zip(normed).map(|(&y, &x)| by * (y - x)));
+        fit(dup, mlp.up.len()).fill(O::F::zero());
+        self.mlp.input_backward(call, self.weights(call), &mlp.up, dout, dup, None, pool);
+    }
+}
