@@ -3,26 +3,10 @@
 use hecate_core::conformance::{self, Report, mutants};
 use hecate_core::scan::{ScanShape, Write, reference_backward, reference_forward};
 use hecate_core::{Activation, AnyRule, Dims};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What `f` gives for every rule, in order, rules side by side.
 fn reports(f: impl Fn(&AnyRule) -> Report + Sync) -> Vec<Report> {
-    let rules = AnyRule::all();
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&at| at < rules.len()) {
-            done.push((at, f(&rules[at])));
-        }
-        done
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut all: Vec<(usize, Report)> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().flat_map(|h| h.join().expect("the suite does not panic")).collect()
-    });
-    all.sort_by_key(|(at, _)| *at);
-    all.into_iter().map(|(_, report)| report).collect()
+    conformance::side_by_side(&AnyRule::all(), |rule| conformance::cost(rule.erased()), f)
 }
 
 fn expect_passed(reports: &[Report]) {
@@ -43,11 +27,7 @@ fn every_registered_rule_keeps_every_promise() {
 
 #[test]
 fn the_suite_rejects_every_mutant_by_the_check_that_one_expects_and_passes_the_rule_without_a_mistake() {
-    let verdicts: Vec<mutants::Verdict> = std::thread::scope(|scope| {
-        let handles: Vec<_> = mutants::ALL.iter().map(|judge| scope.spawn(judge)).collect();
-        handles.into_iter().map(|h| h.join().expect("the suite does not panic")).collect()
-    });
-    for verdict in verdicts {
+    for verdict in conformance::side_by_side(mutants::ALL, |_| 1.0, |judge| judge()) {
         let by: Vec<_> = verdict.report.failures.iter().map(|f| f.check).collect();
         assert!(
             verdict.is_right(),

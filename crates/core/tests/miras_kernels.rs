@@ -74,20 +74,12 @@ fn settings() -> Vec<Value> {
     ]
 }
 
-/// Every second of the settings, from `first` on: two tests, side by side.
-fn hold(first: usize) {
-    for settings in settings().into_iter().skip(first).step_by(2) {
-        let report = conformance::kernels(rule(settings.clone()).erased());
-        assert!(report.passed(), "{settings}\n{report}");
-    }
-}
-
 #[test]
 fn every_kernel_is_the_reference_over_settings_that_no_preset_has() {
-    hold(0);
-}
-
-#[test]
-fn every_kernel_is_the_reference_over_the_other_settings_that_no_preset_has() {
-    hold(1);
+    let rules: Vec<(Value, AnyRule)> = settings().into_iter().map(|s| (s.clone(), rule(s))).collect();
+    let hold = |(_, rule): &(Value, AnyRule)| conformance::kernels(rule.erased());
+    let reports = conformance::side_by_side(&rules, |(_, rule)| conformance::cost(rule.erased()), hold);
+    for ((settings, _), report) in rules.iter().zip(reports) {
+        assert!(report.passed(), "{settings}\n{report}");
+    }
 }

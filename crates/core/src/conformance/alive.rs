@@ -5,7 +5,7 @@
 //! still zero, the start of the first chunk, has no size and is moved by numbers of size one.
 
 use super::random::Random;
-use super::stream::{self, Gradients, backward, forward};
+use super::stream::{self, Gradients, Run, both};
 use super::{Check, Extent, Report};
 use crate::erased::ErasedRule;
 use crate::scalar::Dual;
@@ -38,17 +38,16 @@ pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) 
             at += tensor.len();
         }
         for (name, along) in moved {
-            let read = forward(rule, &along).y;
+            let (Run { y: read, .. }, Gradients { inputs, start }, _) = both(rule, &along, &dy, &dend);
             let mut reads = effect(&read);
-            let Gradients { inputs, start } = backward(rule, &along, &dy, &dend);
             let mut gradients = inputs.iter().chain([&start]).map(|g| effect(g)).fold(0.0, f64::max);
             for by in STEPS {
                 if reads > EFFECT && gradients > EFFECT {
                     break;
                 }
                 let moved = along.map(|x| Dual::new(x.re + by * x.eps, 0.0));
-                reads = reads.max(change(&read, &forward(rule, &moved).y));
-                let to = backward(rule, &moved, &dy, &dend);
+                let (run, to, _) = both(rule, &moved, &dy, &dend);
+                reads = reads.max(change(&read, &run.y));
                 let pairs = inputs.iter().chain([&start]).zip(to.inputs.iter().chain([&to.start]));
                 gradients = pairs.map(|(a, b)| change(a, b)).fold(gradients, f64::max);
             }

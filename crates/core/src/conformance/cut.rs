@@ -23,26 +23,42 @@ pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) 
             });
         }
     }
-    for kernel in extent.kernels(rule) {
-        for d in sizes(rule, &[(5, 3), (16, 16), (17, 33)]).into_iter().filter(|&d| kernel.is_available(d)) {
-            let s = stream::mixed(rule, d, 150, 1.0, &mut draw).single();
+    let kernels = extent.kernels(rule);
+    for d in if kernels.is_empty() { Vec::new() } else { sizes(rule, &[(5, 3), (16, 16), (17, 33)]) } {
+        let s = stream::mixed(rule, d, 150, 1.0, &mut draw).single();
+        let bars = Bars::draw(&s, &mut draw);
+        // Slow, so they run only where a cut changes something, and once for all kernels and instruction sets.
+        let law = LazyCell::new(|| bars.law(rule, &s));
+        let rounding = Rounding::new(rule, &s, &bars, || &law, false).between_runs();
+        for kernel in kernels.iter().filter(|k| k.is_available(d)) {
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-                check_kernel(rule, &*kernel, isa, &s, &mut draw, report);
+                check_kernel(&**kernel, isa, &s, &bars, &rounding, &mut draw, report);
             }
         }
     }
 }
 
-fn cut_run(s: &Stream<f32>, cuts: &[usize], mut run: impl FnMut(&Stream<f32>) -> Run<f32>) -> Run<f32> {
+fn cut_run(s: &Stream<f32>, cuts: &[usize], run: impl FnMut(&Stream<f32>) -> Run<f32>) -> Run<f32> {
+    cut_pieces(s, cuts, run).0
+}
+
+/// The run of a stream that is cut, and its pieces, each behind its first token.
+fn cut_pieces(
+    s: &Stream<f32>,
+    cuts: &[usize],
+    mut run: impl FnMut(&Stream<f32>) -> Run<f32>,
+) -> (Run<f32>, Vec<(usize, Stream<f32>)>) {
     let mut out = Run { y: Vec::new(), end: s.start.clone() };
-    let mut from = 0;
+    let (mut from, mut pieces) = (0, Vec::new());
     for to in cuts.iter().copied().chain([s.tokens]) {
-        let piece = run(&s.part(from, to, out.end));
-        out.y.extend(piece.y);
-        out.end = piece.end;
+        let piece = s.part(from, to, out.end);
+        let part = run(&piece);
+        out.y.extend(part.y);
+        out.end = part.end;
+        pieces.push((from, piece));
         from = to;
     }
-    out
+    (out, pieces)
 }
 
 fn same_run(a: &Run<f32>, b: &Run<f32>) -> bool {
@@ -50,35 +66,32 @@ fn same_run(a: &Run<f32>, b: &Run<f32>) -> bool {
 }
 
 fn check_kernel(
-    rule: &dyn ErasedRule,
     kernel: &dyn BoundKernel,
     isa: Isa,
     s: &Stream<f32>,
+    bars: &Bars,
+    rounding: &Rounding<'_>,
     draw: &mut Random,
     report: &mut Report,
 ) {
     let mut scratch = Scratch::on(isa);
     let whole = stream::kernel_forward(kernel, s, &mut scratch);
-    let bars = Bars::draw(s, draw);
     let gradients = stream::kernel_backward(kernel, s, &bars.dy, &bars.dend, &mut scratch);
     let whole = Passes { run: whole, gradients, kept: Vec::new() };
 
-    // Slow, so they run only where a cut changes something.
-    let law = LazyCell::new(|| bars.law(rule, s));
-    let rounding = Rounding::new(rule, s, &bars, || &law, false).between_runs();
     let (n, name) = (s.tokens, format!("{} on {}", kernel.name(), isa.name()));
     let token_by_token: Vec<usize> = (1..n).collect();
     let some = [1 + draw.below(n - 1), 1 + draw.below(n - 1)];
     let twice = vec![some[0].min(some[1]), some[0].max(some[1])];
     for cuts in [vec![1], vec![n - 1], vec![16, 31, 64], vec![n / 2], twice, token_by_token] {
-        let pieces = cut_run(s, &cuts, |s| stream::kernel_forward(kernel, s, &mut scratch));
+        let (run, pieces) = cut_pieces(s, &cuts, |s| stream::kernel_forward(kernel, s, &mut scratch));
         if kernel.canonical() {
-            report.expect(Check::Cut, same_run(&whole.run, &pieces), || {
+            report.expect(Check::Cut, same_run(&whole.run, &run), || {
                 format!("{name}: cutting {n} tokens at {cuts:?} changes the bits")
             });
         }
-        let gradients = cut_backward(kernel, s, &cuts, &bars, &mut scratch);
-        let pieces = Passes { run: pieces, gradients, kept: Vec::new() };
+        let gradients = cut_backward(kernel, s, &pieces, bars, &mut scratch);
+        let pieces = Passes { run, gradients, kept: Vec::new() };
         for (i, (whole, pieces)) in whole.parts().into_iter().zip(pieces.parts()).enumerate() {
             let off = loss(pieces, whole);
             if let Verdict::Off { allowed } = rounding.judge(i, off) {
@@ -93,18 +106,10 @@ fn check_kernel(
 fn cut_backward(
     kernel: &dyn BoundKernel,
     s: &Stream<f32>,
-    cuts: &[usize],
+    pieces: &[(usize, Stream<f32>)],
     bars: &Bars,
     scratch: &mut Scratch,
 ) -> Gradients<f32> {
-    let mut pieces = Vec::new();
-    let (mut from, mut start) = (0, s.start.clone());
-    for to in cuts.iter().copied().chain([s.tokens]) {
-        let piece = s.part(from, to, start);
-        start = stream::kernel_forward(kernel, &piece, scratch).end;
-        pieces.push((from, piece));
-        from = to;
-    }
     let mut out = Gradients { inputs: s.inputs.iter().map(|x| vec![0.0; x.len()]).collect(), start: bars.dend.clone() };
     for (from, piece) in pieces.iter().rev() {
         let dy = &bars.dy[from * s.d.dv..][..piece.tokens * s.d.dv];

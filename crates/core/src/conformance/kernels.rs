@@ -9,14 +9,20 @@ use crate::erased::{BoundKernel, ErasedRule};
 use crate::kernel::{Cotangents, Scratch, Sequence};
 use crate::rule::{Activation, Dims};
 use crate::simd::Isa;
+use std::cell::LazyCell;
 
-/// Streams up to this length are run on every instruction set, and on them it is seen that a backward pass adds and
-/// that reading alone is the read half.
+/// Streams up to this length are run on every instruction set, and on them it is seen that reading alone is the read
+/// half.
 const SHORT_TOKENS: usize = 300;
+/// Streams up to this length show that a backward pass adds. A gradient is added where a token's is stored, and which
+/// stores there are depends on what chunks and vectors leave over: shorter streams have every such rest, and more tokens
+/// than lie between two kept states.
+const ADDED_TOKENS: usize = 130;
 
 /// Sizes at the mixer's gate range: tokens, then dk and dv. Nothing, one, chunks of 16, 32, 64 and 128 give or take
-/// one, vector lengths give or take one, odd widths, the long run, and heads so small that every rule affords them.
-const INSIDE: [(usize, usize, usize); 24] = [
+/// one, vector lengths give or take one, odd widths, the long run (at narrow heads: rounding adds up over tokens, and
+/// what a kernel does with a wide head repeats after a few chunks), and heads so small that every rule affords them.
+const INSIDE: [(usize, usize, usize); 25] = [
     (0, 8, 8),
     (1, 1, 1),
     (1, 8, 5),
@@ -37,21 +43,48 @@ const INSIDE: [(usize, usize, usize); 24] = [
     (257, 40, 40),
     (2048, 16, 16),
     (2048, 13, 21),
-    (2048, 64, 64),
+    (600, 64, 64),
     (300, 128, 32),
     (37, 6, 6),
+    (65, 20, 20),
     (257, 4, 4),
 ];
+
+/// Sizes outside of the mixer's gate range.
+const OUTSIDE: [(usize, usize, usize); 4] = [(5, 3, 4), (64, 8, 8), (100, 16, 24), (130, 33, 17)];
 
 /// Operations of a stream, by the rule's own formula, above which it is left out: the reference, in double precision
 /// and generic, would take minutes for it.
 const MOST_WORK: f64 = 1e8;
-/// The same for streams of up to 129 tokens, all of which but those of a few deep rules fit.
+/// The same for streams of up to 130 tokens, all of which but those of a few deep rules fit.
 const MOST_SHORT_WORK: f64 = 4e8;
+/// Values of states that a stream goes through, above which it is left out. The formula counts what a fused kernel does
+/// once for all tokens of a chunk; the reference goes over its whole state at every token, so that memories over many
+/// features take it ten times as long as their operations say. Three perceptrons in one memory just fit, over a chunk of
+/// 64 at heads of 64. What is wider shows the ends of chunks and of vectors at heads of 16, 20 and 32, and more than one
+/// kept state in 257 tokens at heads of 4.
+const MOST_VALUES: f64 = 1.75e7;
+
+/// Values of states that a stream goes through.
+fn values(rule: &dyn ErasedRule, d: Dims, tokens: usize) -> f64 {
+    tokens as f64 * stream::state_len(rule, d) as f64
+}
 
 fn affordable(rule: &dyn ErasedRule, d: Dims, tokens: usize) -> bool {
     let most = if tokens < SHORT_TOKENS / 2 { MOST_SHORT_WORK } else { MOST_WORK };
-    rule.check(d).is_ok() && tokens as f64 * rule.flops(d) <= most
+    tokens as f64 * rule.flops(d) <= most && values(rule, d, tokens) <= MOST_VALUES
+}
+
+/// The streams of a list that a rule takes and affords.
+fn streams(rule: &dyn ErasedRule, list: &[(usize, usize, usize)]) -> impl Iterator<Item = (usize, Dims)> {
+    let all = list.iter().map(|&(tokens, dk, dv)| (tokens, Dims::new(dk, dv)));
+    all.filter(|&(tokens, d)| rule.check(d).is_ok() && affordable(rule, d, tokens))
+}
+
+/// About how long the references of a rule's streams take, in values of states: a value takes as long as some thirty
+/// operations of the rule's formula.
+pub(super) fn cost(rule: &dyn ErasedRule) -> f64 {
+    streams(rule, &INSIDE).map(|(tokens, d)| values(rule, d, tokens) + tokens as f64 * rule.flops(d) / 30.0).sum()
 }
 
 /// Said of values that needed more than the tolerance.
@@ -78,25 +111,14 @@ pub(super) fn check(rule: &dyn ErasedRule, report: &mut Report) {
     }
     let mut draw = Random::new(6);
     let (mut tallies, mut sizes, mut costly) = (vec![Tally::default(); list.len()], 0, 0);
-    for (tokens, dk, dv) in INSIDE {
-        let d = Dims::new(dk, dv);
-        if !affordable(rule, d, tokens) {
-            costly += usize::from(rule.check(d).is_ok());
-            continue;
+    for (all, beyond) in [(&INSIDE[..], false), (&OUTSIDE[..], true)] {
+        let taken: Vec<(usize, Dims)> = streams(rule, all).collect();
+        costly += all.iter().filter(|&&(_, dk, dv)| rule.check(Dims::new(dk, dv)).is_ok()).count() - taken.len();
+        sizes += taken.len();
+        for (tokens, d) in taken {
+            let s = if beyond { outside(rule, d, tokens, &mut draw) } else { inside(rule, d, tokens, &mut draw) };
+            check_stream(rule, &s, beyond, &mut draw, &mut tallies, report);
         }
-        sizes += 1;
-        let s = stream::mixed(rule, d, tokens, 1.0, &mut draw).single();
-        check_stream(rule, &s, false, &mut draw, &mut tallies, report);
-    }
-    for (tokens, dk, dv) in [(5, 3, 4), (64, 8, 8), (100, 16, 24), (130, 33, 17)] {
-        let d = Dims::new(dk, dv);
-        if !affordable(rule, d, tokens) {
-            costly += usize::from(rule.check(d).is_ok());
-            continue;
-        }
-        sizes += 1;
-        let s = outside(rule, d, tokens, &mut draw);
-        check_stream(rule, &s, true, &mut draw, &mut tallies, report);
     }
     for isa in Isa::ALL.into_iter().filter(|isa| !isa.is_available()) {
         report.skipped.push(format!("kernels on {}: not an instruction set of this machine", isa.name()));
@@ -115,6 +137,11 @@ pub(super) fn check(rule: &dyn ErasedRule, report: &mut Report) {
             }
         }
     }
+}
+
+/// A stream as a mixer makes it.
+fn inside(rule: &dyn ErasedRule, d: Dims, tokens: usize, draw: &mut Random) -> Stream<f32> {
+    stream::mixed(rule, d, tokens, 1.0, draw).single()
 }
 
 /// Gates anywhere in their range, keys and queries up to half as long again as they should be.
@@ -142,6 +169,7 @@ fn check_stream(
     let bars = Bars::draw(s, draw);
     let law = bars.law(rule, s);
     let rounding = Rounding::new(rule, s, &bars, || &law, outside);
+    let reads = LazyCell::new(|| Reads::new(rule, s));
     for (kernel, tally) in rule.kernels().iter().zip(tallies) {
         if !kernel.is_available(s.d) {
             tally.missing += 1;
@@ -151,6 +179,9 @@ fn check_stream(
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             if s.tokens <= SHORT_TOKENS || isa == Isa::best() {
                 check_kernel(rule, &**kernel, isa, s, &bars, &law, &rounding, tally, report);
+                if s.tokens <= SHORT_TOKENS {
+                    check_read(&**kernel, isa, s, &reads, report);
+                }
             }
         }
     }
@@ -182,9 +213,8 @@ fn check_kernel(
     for got in [&got, &also].into_iter().take(if same { 1 } else { 2 }) {
         judge(rule, &place, got, law, rounding, tally, report);
     }
-    if s.tokens <= SHORT_TOKENS {
+    if s.tokens <= ADDED_TOKENS {
         check_adds(rule, kernel, isa, s, bars, &got.gradients, report);
-        check_read(rule, kernel, isa, s, report);
     }
 }
 
@@ -214,8 +244,29 @@ fn judge(
     }
 }
 
-/// Reading alone: the reference's read half at every token from one state, and the same bits wherever it is cut.
-fn check_read(rule: &dyn ErasedRule, kernel: &dyn BoundKernel, isa: Isa, s: &Stream<f32>, report: &mut Report) {
+/// What reading alone must give on one stream: the reference's read half at every token from one state.
+struct Reads {
+    want: Vec<f64>,
+    /// How far from it a kernel may be, of the largest value.
+    allowed: f64,
+}
+
+impl Reads {
+    fn new(rule: &dyn ErasedRule, s: &Stream<f32>) -> Self {
+        let (mut want, wide) = (vec![f64::NAN; s.tokens * s.d.dv], s.double());
+        for (t, y) in want.chunks_mut(s.d.dv).enumerate() {
+            rule.read(s.d, s.pos + t as u64, &wide.token(t), &wide.start, y);
+        }
+        let mut own = vec![f32::NAN; s.tokens * s.d.dv];
+        for (t, y) in own.chunks_mut(s.d.dv).enumerate() {
+            rule.read(s.d, s.pos + t as u64, &s.token(t), &s.start, y);
+        }
+        Self { allowed: allowed(loss(&own, &want)), want }
+    }
+}
+
+/// Reading alone: the reference's [reads](Reads), and the same bits wherever it is cut.
+fn check_read(kernel: &dyn BoundKernel, isa: Isa, s: &Stream<f32>, reads: &Reads, report: &mut Report) {
     let mut scratch = Scratch::on(isa);
     let mut read = |s: &Stream<f32>| {
         let refs: Vec<&[f32]> = s.inputs.iter().map(|x| &x[..]).collect();
@@ -224,18 +275,10 @@ fn check_read(rule: &dyn ErasedRule, kernel: &dyn BoundKernel, isa: Isa, s: &Str
         kernel.read(s.d, seq, &s.start, &mut y, &mut scratch);
         y
     };
-    let (whole, wide) = (read(s), s.double());
-    let mut want = vec![f64::NAN; s.tokens * s.d.dv];
-    for (t, y) in want.chunks_mut(s.d.dv).enumerate() {
-        rule.read(s.d, s.pos + t as u64, &wide.token(t), &wide.start, y);
-    }
+    let whole = read(s);
     let place = format!("{} on {}: {} tokens at {}x{}", kernel.name(), isa.name(), s.tokens, s.d.dk, s.d.dv);
-    let mut own = vec![f32::NAN; s.tokens * s.d.dv];
-    for (t, y) in own.chunks_mut(s.d.dv).enumerate() {
-        rule.read(s.d, s.pos + t as u64, &s.token(t), &s.start, y);
-    }
-    let (off, loss) = (loss(&whole, &want), loss(&own, &want));
-    report.expect(Check::Kernels, off <= allowed(loss), || format!("{place}: reading alone is off by {off:.2e}"));
+    let off = loss(&whole, &reads.want);
+    report.expect(Check::Kernels, off <= reads.allowed, || format!("{place}: reading alone is off by {off:.2e}"));
     for at in [s.tokens / 3, s.tokens / 2] {
         let pieces = [read(&s.part(0, at, s.start.clone())), read(&s.part(at, s.tokens, s.start.clone()))].concat();
         report.expect(Check::Cut, stream::same_bits(&whole, &pieces), || {

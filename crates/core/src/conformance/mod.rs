@@ -18,12 +18,15 @@ mod isolation;
 mod kernels;
 mod recall;
 mod stream;
+mod threads;
 mod transpose;
 
 pub mod mutants;
 pub mod ops;
 pub mod random;
 pub mod rounding;
+
+pub use threads::{cost, side_by_side};
 
 use crate::erased::{BoundKernel, ErasedRule};
 use crate::rule::Dims;
@@ -224,10 +227,17 @@ pub fn quick_endurance(rule: &dyn ErasedRule, tokens: usize) -> Report {
 /// Most operations of a token, of a head size that checks run at.
 const MOST_FLOPS: f64 = 1e6;
 
+/// A size for rules that can afford none of a check's: square, as a memory with a residual wants it, and no multiple of
+/// a vector.
+const SMALL: (usize, usize) = (6, 6);
+
 /// Head sizes for checks that are about more than one size, among those that the rule accepts: those that take no more
-/// than [`MOST_FLOPS`] a token, or else the cheapest.
+/// than [`MOST_FLOPS`] a token, or else the cheapest of them and [`SMALL`].
 fn sizes(rule: &dyn ErasedRule, sizes: &[(usize, usize)]) -> Vec<Dims> {
-    affordable(rule, sizes, MOST_FLOPS).unwrap_or_else(|cheapest| cheapest.into_iter().collect())
+    affordable(rule, sizes, MOST_FLOPS).unwrap_or_else(|_| {
+        let small = [sizes, &[SMALL]].concat();
+        affordable(rule, &small, MOST_FLOPS).unwrap_or_else(|cheapest| cheapest.into_iter().collect())
+    })
 }
 
 /// The accepted sizes that take no more than `most` operations a token; the cheapest accepted one if there are none.

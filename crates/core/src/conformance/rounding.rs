@@ -43,11 +43,8 @@ impl<F> Passes<F> {
 
 /// Both passes of the reference.
 fn reference<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>, dy: &[F], dend: &[F]) -> Passes<F> {
-    Passes {
-        run: stream::forward(rule, s),
-        gradients: stream::backward(rule, s, dy, dend),
-        kept: stream::checkpoints(rule, s).concat(),
-    }
+    let (run, gradients, kept) = stream::both(rule, s, dy, dend);
+    Passes { run, gradients, kept }
 }
 
 /// How far `got` is from `want`, of the largest value of `want`; NaN if there is one.

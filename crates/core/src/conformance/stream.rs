@@ -38,6 +38,8 @@ pub(super) struct Gradients<F> {
 const WARM_TOKENS: usize = 13;
 /// Tokens between two states that a backward pass of the reference keeps.
 const SEGMENT_TOKENS: usize = CHECKPOINT_TOKENS;
+/// Most values of states that a run keeps so as not to write its tokens again on the way back: 32 MiB in `f64`.
+const MOST_KEPT: usize = 1 << 22;
 
 impl<F: Scalar> Stream<F> {
     /// The inputs of token `t`.
@@ -163,26 +165,56 @@ pub(super) fn forward<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>) 
     Run { y, end }
 }
 
+/// The reference, and its states before every `every`-th token.
+fn forward_keeping<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>, every: usize) -> (Run<F>, Vec<Vec<F>>) {
+    let mut run = Run { y: Vec::new(), end: s.start.clone() };
+    let mut saved = Vec::new();
+    for first in (0..s.tokens).step_by(every) {
+        saved.push(run.end.clone());
+        let part = forward(rule, &s.part(first, (first + every).min(s.tokens), run.end));
+        run.y.extend(part.y);
+        run.end = part.end;
+    }
+    (run, saved)
+}
+
 /// The reference's states before every [`SEGMENT_TOKENS`]-th token: what a pass of training keeps.
 pub(super) fn checkpoints<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>) -> Vec<Vec<F>> {
-    let mut state = s.start.clone();
-    let segment = |first: usize| {
-        let last = (first + SEGMENT_TOKENS).min(s.tokens);
-        let end = forward(rule, &s.part(first, last, state.clone())).end;
-        std::mem::replace(&mut state, end)
-    };
-    (0..s.tokens).step_by(SEGMENT_TOKENS).map(segment).collect()
+    forward_keeping(rule, s, SEGMENT_TOKENS).1
 }
 
 /// The reference's transpose; keeps the state before every [`SEGMENT_TOKENS`]-th token and recomputes the others.
 pub(super) fn backward<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>, dy: &[F], dend: &[F]) -> Gradients<F> {
+    backward_from(rule, s, &checkpoints(rule, s), SEGMENT_TOKENS, dy, dend)
+}
+
+/// Both passes of the reference: what [`forward`], [`backward`] and [`checkpoints`] give, the tokens written once, or
+/// twice where their states take too much room.
+pub(super) fn both<F: Scalar>(rule: &(impl Over<F> + ?Sized), s: &Stream<F>, dy: &[F], dend: &[F]) -> Both<F> {
+    let every = if s.tokens * s.start.len() <= MOST_KEPT { 1 } else { SEGMENT_TOKENS };
+    let (run, saved) = forward_keeping(rule, s, every);
+    let gradients = backward_from(rule, s, &saved, every, dy, dend);
+    (run, gradients, saved.into_iter().step_by(SEGMENT_TOKENS / every).flatten().collect())
+}
+
+/// A run, its gradients, and its [`checkpoints`], one after the other.
+type Both<F> = (Run<F>, Gradients<F>, Vec<F>);
+
+/// The reference's transpose, from the states before every `every`-th token.
+fn backward_from<F: Scalar>(
+    rule: &(impl Over<F> + ?Sized),
+    s: &Stream<F>,
+    saved: &[Vec<F>],
+    every: usize,
+    dy: &[F],
+    dend: &[F],
+) -> Gradients<F> {
     let dv = s.d.dv;
-    let saved = checkpoints(rule, s);
     let mut inputs: Vec<Vec<F>> = s.inputs.iter().map(|x| vec![F::zero(); x.len()]).collect();
     let mut start = dend.to_vec();
     for (i, state) in saved.iter().enumerate().rev() {
-        let first = i * SEGMENT_TOKENS;
-        let last = (first + SEGMENT_TOKENS).min(s.tokens);
+        let first = i * every;
+        let last = (first + every).min(s.tokens);
         let mut states = vec![state.clone()];
         for t in first..last - 1 {
             let mut next = states[t - first].clone();

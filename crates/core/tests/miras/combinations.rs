@@ -47,26 +47,6 @@ fn draw_settings(knobs: &[Knob]) -> Vec<Setting> {
     }
 }
 
-/// Runs `f` on every item, on all processors, and gives what it gave in order.
-fn everywhere<T: Sync, U: Send>(items: &[T], f: impl Fn(&T) -> U + Sync) -> Vec<U> {
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let Some(item) = items.get(i) else { return done };
-            done.push((i, f(item)));
-        }
-    };
-    let mut all: Vec<(usize, U)> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().flat_map(|h| h.join().expect("a rule does not panic")).collect()
-    });
-    all.sort_by_key(|(i, _)| *i);
-    all.into_iter().map(|(_, u)| u).collect()
-}
-
 /// A chunk's start is kept for gradients that depend on the memory; that of a similarity in a linear memory does not.
 fn is_idle_anchor(rule: &Miras, failure: &Failure) -> bool {
     let linear = ["diagonal", "matrix"].contains(&rule.structure.name());
@@ -102,7 +82,8 @@ fn hundreds_of_settings_in_which_every_value_and_every_pair_occurs_keep_every_pr
     let (exist, _) = Draw::new(&knobs, 0).pairs();
     assert!(exist.iter().all(|p| seen.contains(p)), "every pair that exists occurs");
 
-    let reports = everywhere(&settings, |s| conformance::quick(AnyRule::from(rule(&knobs, s)).erased()));
+    let reports =
+        conformance::side_by_side(&settings, |_| 1.0, |s| conformance::quick(AnyRule::from(rule(&knobs, s)).erased()));
     expect_passed(&knobs, &settings, &reports);
 }
 
@@ -174,13 +155,17 @@ fn every_combination_of_the_lists_stays_finite() {
     walk.retain(|fixed| draw.exists(fixed));
     let settings: Vec<Setting> = walk.iter().map(|fixed| draw.around(fixed)).collect();
     println!("{} combinations", settings.len());
-    let reports = everywhere(&settings, |s| {
-        let report = conformance::quick_endurance(AnyRule::from(rule(&knobs, s)).erased(), 2000);
-        if !report.passed() {
-            println!("{}\n{report}", describe(&knobs, s));
-        }
-        report
-    });
+    let reports = conformance::side_by_side(
+        &settings,
+        |_| 1.0,
+        |s| {
+            let report = conformance::quick_endurance(AnyRule::from(rule(&knobs, s)).erased(), 2000);
+            if !report.passed() {
+                println!("{}\n{report}", describe(&knobs, s));
+            }
+            report
+        },
+    );
     let skipped = reports.iter().filter(|r| !r.skipped.is_empty()).count();
     println!("{skipped} of them are listed as unbounded");
     expect_passed(&knobs, &settings, &reports);
