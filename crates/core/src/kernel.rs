@@ -78,6 +78,20 @@ pub struct Cotangents<'a> {
     pub dstate: &'a mut [f32],
 }
 
+/// The rows of tokens `first..first + count`, of `tokens` in all, in the gradients of every input.
+pub(crate) fn rows_mut<'a>(
+    dinputs: &'a mut [&mut [f32]],
+    tokens: usize,
+    first: usize,
+    count: usize,
+) -> PerInput<&'a mut [f32]> {
+    let row = |x: &'a mut &mut [f32]| {
+        let width = x.len() / tokens;
+        &mut x[first * width..(first + count) * width]
+    };
+    dinputs.iter_mut().map(row).collect()
+}
+
 /// Which kernel a scan runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum KernelChoice<'a> {

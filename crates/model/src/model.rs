@@ -266,7 +266,7 @@ impl Model {
             let end = self.schedule.end_of_slice(begin, pace);
             if state.open.tokens.is_empty() {
                 state.open.access.clone_from(access);
-            } else if state.position == end || state.open.access != *access {
+            } else if state.position >= end || state.open.access != *access {
                 self.close(ops, params, state, rest[0], ws)?;
                 continue;
             }
@@ -276,7 +276,7 @@ impl Model {
                 let lesson = Lesson { pos: begin, tokens, targets, access, pace };
                 let (State { data, fast, .. }, Workspace { sums, slice, pool, .. }) = (&mut *state, &mut *ws);
                 let mut moving = Moving { data, fast, sums, slice, pool };
-                self.slice(ops, params, &lesson, moving.again())?;
+                self.slice(ops, params, &lesson, moving.reborrow())?;
                 self.learn(ops, params, &lesson, moving);
                 state.position = end;
                 if want == Logits::All {
@@ -563,7 +563,7 @@ impl Model {
         }
     }
 
-    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
         let vocab = self.config.vocab;
         match tokens.iter().position(|&t| t as usize >= vocab) {
             Some(position) => Err(Error::Token { token: tokens[position], position, vocab }),

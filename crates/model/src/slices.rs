@@ -13,7 +13,7 @@ use crate::access::Access;
 use crate::block::{Again, Block, BlockTape, Call, Cms, Pace, Predictions, RopeTable, next_change};
 use crate::error::Result;
 use crate::model::{Model, Tape, Workspace};
-use crate::params::{Kind, Params};
+use crate::params::{Kind, ParamLayout, Params};
 use crate::pool::{Pool, fit};
 use crate::state::State;
 use hecate_core::Scalar;
@@ -75,7 +75,7 @@ pub(crate) struct Moving<'a, F> {
 
 impl<F> Moving<'_, F> {
     /// The same for a shorter time.
-    pub fn again(&mut self) -> Moving<'_, F> {
+    pub fn reborrow(&mut self) -> Moving<'_, F> {
         Moving { data: self.data, fast: self.fast, sums: self.sums, slice: self.slice, pool: self.pool }
     }
 }
@@ -106,7 +106,7 @@ pub(crate) struct Lesson<'a> {
 
 impl Schedule {
     /// Of these blocks.
-    pub fn new(blocks: &[Block], sums: usize, context: u64, params: &crate::params::ParamLayout) -> Self {
+    pub fn new(blocks: &[Block], sums: usize, context: u64, params: &ParamLayout) -> Self {
         let list = || blocks.iter().filter_map(Block::cms);
         let at = |pace| {
             let mut periods: Vec<u64> = list().flat_map(|cms| cms.periods(pace)).collect();
@@ -174,6 +174,8 @@ impl Model {
         if count == 0 {
             return Ok(());
         }
+        // They may come from a file.
+        self.check_tokens(&state.open.tokens)?;
         let layout = self.state_layout();
         let State { data, fast, open, position, .. } = state;
         open.restore(layout, data);
@@ -187,7 +189,7 @@ impl Model {
         };
         let Workspace { sums, slice, pool, .. } = ws;
         let mut moving = Moving { data, fast, sums, slice, pool };
-        let result = self.slice(ops, params, &lesson, moving.again());
+        let result = self.slice(ops, params, &lesson, moving.reborrow());
         if result.is_ok() {
             self.learn(ops, params, &lesson, moving);
         }

@@ -7,7 +7,7 @@ use hecate_model::config::{
     MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig, Objective, Reduction, Surprise, SurpriseGate,
 };
 use hecate_model::state::NamedTensor;
-use hecate_model::{Access, Logits, Model, ModelConfig, Params, State, Tape, Workspace};
+use hecate_model::{Access, Lineage, Logits, Model, ModelConfig, Params, Parts, State, Tape, Workspace};
 use std::collections::BTreeMap;
 
 const VOCAB: usize = 5;
@@ -65,10 +65,6 @@ fn still(model: &Model) -> Model {
     for block in &mut config.blocks {
         if let ChannelConfig::Cms(cms) = &mut block.channel {
             cms.levels.iter_mut().for_each(|level| level.period = Some(NEVER));
-            (cms.online, cms.arrangement) = match cms.arrangement {
-                Arrangement::Nested => (cms.online, Arrangement::Nested),
-                other => (false, other),
-            };
         }
     }
     Model::new(&config).unwrap()
@@ -180,7 +176,6 @@ fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<Str
                 }
             }
         }
-        // The still model has gathered by itself what nobody asks for here.
     }
     let mut ends = BTreeMap::new();
     for (m, matrix) in matrices.iter().enumerate() {
@@ -335,6 +330,56 @@ fn a_local_objective_goes_by_what_the_level_takes() {
         let at = place(&tensors, &format!("blocks.0.channel.levels.0.{name}.delta"));
         close(name, &state.fast[at], &added[m], 1e-10);
     }
+}
+
+/// What a level has gathered when its rights end waits for the first change that it is allowed.
+#[test]
+fn gradients_wait_while_a_level_is_frozen_over_its_change() {
+    let level = CmsLevel { period: Some(4), rate: 0.5, ..CmsLevel::default() };
+    let config = CmsConfig { hidden: Some(6), levels: vec![level], ..CmsConfig::default() };
+    let model = model_of(&MixerConfig::None, &config, NormConfig::Pre);
+    let params: Params<f64> = model.params().init(3);
+    let tensors = model.state_layout().fast_tensors();
+    let at = |what: &str| place(&tensors, &format!("blocks.0.channel.levels.0.up.{what}"));
+    let (mut state, mut ws) = (model.new_state(), Workspace::default());
+    let mut read = |state: &mut State<f64>, ids: &[u32], access: &Access| {
+        model.forward(&Reference::<f64>::new(), &params, state, ids, access, Logits::Last, &mut ws).unwrap();
+    };
+    read(&mut state, &TOKENS[..2], &Access::Learn);
+    read(&mut state, &TOKENS[2..8], &Access::Frozen(Parts::all()));
+    let (waited, added) = (state.fast[at("gathered")].to_vec(), state.fast[at("delta")].to_vec());
+    assert!(waited.iter().any(|g| *g != 0.0) && added.iter().all(|d| *d == 0.0));
+    let mut alone = state.clone();
+    alone.fast[at("gathered")].fill(0.0);
+    read(&mut state, &TOKENS[8..13], &Access::Learn);
+    read(&mut alone, &TOKENS[8..13], &Access::Learn);
+    assert!(state.fast[at("gathered")].iter().all(|g| *g == 0.0), "all of it was taken in");
+    let more: Vec<f64> = at("delta").map(|i| state.fast[i] - alone.fast[i]).collect();
+    let expected: Vec<f64> = waited.iter().map(|g| -0.5 / 4.0 * g).collect();
+    close("what waited", &more, &expected, 1e-9);
+}
+
+/// A state file whose open tokens are none of the vocabulary's, or too many, is an error and no panic.
+#[test]
+fn open_tokens_of_a_file_are_checked() {
+    let model = model_of(&MixerConfig::Memory(memory("titans")), &cms(Arrangement::Sequential), NormConfig::Pre);
+    let params: Params<f32> = model.params().init(3);
+    let (mut state, mut ws, ops) = (model.new_state(), Workspace::default(), Cpu::inference());
+    model.forward(&ops, &params, &mut state, &TOKENS[..9], &Access::Learn, Logits::Last, &mut ws).unwrap();
+    let lineage = Lineage { base: "b".into(), config: "c".into(), isa: "i".into() };
+    let bytes = state.to_bytes(&lineage).unwrap();
+    let at = bytes.windows(9).position(|w| w == b"tokens\\\":").expect("a header of open tokens");
+    let digit = at + bytes[at..].iter().position(u8::is_ascii_digit).unwrap();
+    let mut strange = bytes.clone();
+    strange[digit] = b'9';
+    let mut read = State::from_bytes(model.state_layout().clone(), &lineage, strange).unwrap();
+    let next = model.forward(&ops, &params, &mut read, &TOKENS[9..12], &Access::Learn, Logits::Last, &mut ws);
+    assert!(next.unwrap_err().to_string().contains("outside the vocabulary"));
+    // The last tensor of the file is one of the state before its open tokens.
+    let mut broken = bytes;
+    let end = broken.len();
+    broken[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert!(State::from_bytes(model.state_layout().clone(), &lineage, broken).is_err());
 }
 
 /// Names of a perceptron's parameters, and of the same ones in a continuum memory of one level.

@@ -29,12 +29,12 @@ pub struct Grown {
 /// # Errors
 /// [`Error::RunExists`] if `to` holds anything; a model that cannot be read, or cannot grow so.
 pub fn grow(from: &Path, to: &Path, growth: Growth, start: GrowthStart) -> Result<Grown> {
-    let old = Loaded::open(from)?;
-    let (model, params) = hecate_model::grow(&old.model, &old.params, growth, start)?;
-    let logits_moved = largest_difference((&old.model, &old.params), (&model, &params))?;
     if to.exists() {
         return Err(Error::RunExists { path: to.to_path_buf() });
     }
+    let old = Loaded::open(from)?;
+    let (model, params) = hecate_model::grow(&old.model, &old.params, growth, start)?;
+    let logits_moved = largest_difference((&old.model, &old.params), (&model, &params))?;
     let mut config = old.run_config()?;
     config.model = model.config().clone();
     config.train.from = Some(to.to_path_buf());

@@ -5,7 +5,7 @@ use super::{
     reference_forward,
 };
 use crate::error::{Result, expect_len};
-use crate::kernel::{Cotangents, KernelChoice, Scratch, Sequence};
+use crate::kernel::{Cotangents, KernelChoice, Scratch, Sequence, rows_mut};
 use crate::kernels::scratch;
 use crate::rule::Dims;
 use crate::rules::AnyRule;
@@ -369,12 +369,7 @@ impl<'a> Job<'a> {
         scratch: &mut Scratch,
     ) -> bool {
         let Self { rule, s, .. } = self;
-        let inputs = self.part(&x.inputs, first, last);
-        let mut dinputs = cut_gradients(&mut x.dinputs, s.tokens, first, last);
-        let dinputs = &mut dinputs[..inputs.len()];
-        let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
-        let dy = &x.dy[first * s.dims.dv..last * s.dims.dv];
-        rule.kernel_column(kernel, s.dims, seq, Cotangents { start, dy, dinputs, dstate }, scratch)
+        self.on_tokens(x, (first, last), start, dstate, |seq, ct| rule.kernel_column(kernel, s.dims, seq, ct, scratch))
     }
 
     /// The transpose of tokens `first..last` of one head, which found the state `start`.
@@ -388,12 +383,29 @@ impl<'a> Job<'a> {
         scratch: &mut Scratch,
     ) {
         let Self { rule, s, .. } = self;
+        self.on_tokens(x, (first, last), start, dstate, |seq, ct| {
+            rule.kernel_backward(kernel, s.dims, seq, ct, scratch);
+        });
+    }
+
+    /// Runs a kernel on tokens `first..last` of one head.
+    fn on_tokens<T>(
+        self,
+        x: &mut Backward<'_>,
+        (first, last): (usize, usize),
+        start: &[f32],
+        dstate: &mut [f32],
+        run: impl FnOnce(Sequence<'_, f32>, Cotangents<'_>) -> T,
+    ) -> T {
+        let s = self.s;
         let inputs = self.part(&x.inputs, first, last);
-        let mut dinputs = cut_gradients(&mut x.dinputs, s.tokens, first, last);
-        let dinputs = &mut dinputs[..inputs.len()];
+        // A plain array, which nothing is left to do for when it goes.
+        let mut dinputs: [&mut [f32]; MAX_INPUTS] = Default::default();
+        let cut = rows_mut(&mut x.dinputs, s.tokens, first, last - first);
+        dinputs.iter_mut().zip(cut).for_each(|(part, d)| *part = d);
         let seq = Sequence { tokens: last - first, pos: s.pos + first as u64, inputs: &inputs };
         let dy = &x.dy[first * s.dims.dv..last * s.dims.dv];
-        rule.kernel_backward(kernel, s.dims, seq, Cotangents { start, dy, dinputs, dstate }, scratch);
+        run(seq, Cotangents { start, dy, dinputs: &mut dinputs[..inputs.len()], dstate })
     }
 
     /// Calls `run` with this thread's scratch.
@@ -422,19 +434,4 @@ impl<'a> Job<'a> {
 /// The inputs of the first heads, as many as `a` has, and those of the others.
 fn split(a: ScanShape, inputs: PerInput<&[f32]>, heads: usize) -> (PerInput<&[f32]>, PerInput<&[f32]>) {
     inputs.into_iter().map(|x| x.split_at(x.len() / heads * a.heads)).unzip()
-}
-
-/// One head's gradients of the inputs of tokens `first..last`, of `tokens` in all.
-fn cut_gradients<'x>(
-    dinputs: &'x mut [&mut [f32]],
-    tokens: usize,
-    first: usize,
-    last: usize,
-) -> [&'x mut [f32]; MAX_INPUTS] {
-    let mut parts: [&mut [f32]; MAX_INPUTS] = Default::default();
-    for (part, d) in parts.iter_mut().zip(dinputs) {
-        let width = d.len() / tokens;
-        *part = &mut d[first * width..last * width];
-    }
-    parts
 }

@@ -4,8 +4,7 @@
 //! does to `theta`, and one that changes nothing has `theta` itself, bit for bit. Calls see the sums, in a buffer that lives
 //! as long as they do.
 
-use super::Builder;
-use super::Call;
+use super::{Builder, Call};
 use crate::buffer::place;
 use crate::pool::Pool;
 use hecate_core::Scalar;
@@ -20,7 +19,7 @@ pub(super) struct Fast {
     theta: Range<usize>,
     cols: usize,
     /// In [`State::fast`](crate::State): what is added, and the gradients gathered since the last change.
-    pub delta: Range<usize>,
+    delta: Range<usize>,
     pub gathered: Range<usize>,
     /// Where a level starts anew from something that is learned: that, and all gradients since it last changed.
     anew: Option<[Range<usize>; 2]>,
@@ -133,9 +132,8 @@ impl Fast {
 
     /// Back to what it starts from, which first takes a step itself where it is learned; what was gathered is dropped.
     pub fn restart<F: Scalar>(&self, rate: f64, params: &[F], fast: &mut [F], sums: &mut [F]) {
-        let run = 0..self.theta.len();
         let rate = F::from_f64(rate);
-        for i in run.clone() {
+        for i in 0..self.theta.len() {
             let start = match &self.anew {
                 None => F::zero(),
                 Some([start, all]) => {
@@ -147,13 +145,7 @@ impl Fast {
             fast[self.delta.start + i] = start;
             fast[self.gathered.start + i] = F::zero();
         }
-        self.add_up_run(&run, params, fast, sums);
-    }
-
-    fn add_up_run<F: Scalar>(&self, run: &Range<usize>, params: &[F], fast: &[F], sums: &mut [F]) {
-        for i in run.clone() {
-            sums[self.sum.start + i] = params[self.theta.start + i] + fast[self.delta.start + i];
-        }
+        self.add_up(params, fast, sums);
     }
 
     /// The runs of a patch, from the matrix's first value.

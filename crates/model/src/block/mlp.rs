@@ -67,6 +67,7 @@ impl Mlp {
     pub fn backward<O: Ops>(
         &self,
         call: &Call<'_, O>,
+        weights: Weights<'_, O::F>,
         x: &[O::F],
         tape: &MlpTape<O::F>,
         dout: &[O::F],
@@ -75,7 +76,7 @@ impl Mlp {
         pool: &mut Pool<O::F>,
     ) {
         let mut dup = pool.zeros(tape.up.len());
-        self.input_backward(call, self.weights(call), &tape.up, dout, &mut dup, Some(dx), pool);
+        self.input_backward(call, weights, &tape.up, dout, &mut dup, Some(dx), pool);
         if !call.column {
             call.weight_backward(&self.down, &tape.hidden, dout, grads);
             call.weight_backward(&self.up, x, &dup, grads);

@@ -387,7 +387,7 @@ impl Block {
             Channel::Mlp(norm, mlp) => {
                 let mut back =
                     |normed: &[O::F], dout: &[O::F], dx: &mut [O::F], grads: &mut [O::F], pool: &mut Pool<O::F>| {
-                        mlp.backward(call, normed, own, dout, dx, grads, pool);
+                        mlp.backward(call, mlp.weights(call), normed, own, dout, dx, grads, pool);
                         Ok(())
                     };
                 part_backward(self.norm, call, norm, channel_side, dx, grads, pool, &mut back)?;

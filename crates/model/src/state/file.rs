@@ -100,6 +100,9 @@ impl State<f32> {
         if let Some(part) = state.first_non_finite() {
             return Err(bad(format!("`{}` holds a value that is not finite", part.name)));
         }
+        if !state.open.tokens.is_empty() && !state.open.start.iter().all(|x| x.is_finite()) {
+            return Err(bad("what it was before its open tokens holds a value that is not finite".into()));
+        }
         Ok(state)
     }
 

@@ -5,7 +5,7 @@ use super::frame::{Engine, Frame, Tokens};
 use super::rows::{Rows, row};
 use super::shape::{MOST_TOKENS, Shape};
 use super::transpose::{DInputs, Work};
-use crate::kernel::{Cotangents, Scratch, Sequence};
+use crate::kernel::{Cotangents, Scratch, Sequence, rows_mut};
 use crate::rule::Dims;
 use crate::rules::Miras;
 
@@ -177,13 +177,7 @@ impl Pass<'_, '_> {
     ) {
         let shape = self.engine.shape;
         let (part, width, all) = (self.x.part(first, count), shape.d.dv, self.x.count);
-        let mut dx: DInputs<'_> = dinputs
-            .iter_mut()
-            .map(|d| {
-                let width = d.len() / all;
-                &mut d[first * width..(first + count) * width]
-            })
-            .collect();
+        let mut dx = rows_mut(dinputs, all, first, count);
         let dy = &dy[first * width..(first + count) * width];
         if shape.reads_maps() {
             return self.back_mapped(&part, state, dy, &mut dx, dstate);

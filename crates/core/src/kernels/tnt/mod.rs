@@ -6,7 +6,7 @@
 
 mod project;
 
-use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
+use crate::kernel::{Cotangents, Kernel, Scratch, Sequence, rows_mut};
 use crate::kernels::{miras, scratch};
 use crate::rule::Dims;
 use crate::rules::Miras;
@@ -343,13 +343,7 @@ fn backward(rule: &Tnt, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scr
     }
     for (&(first, count), state) in list.iter().zip(states.chunks_exact_mut(len)).rev() {
         let inputs = seq.rows(first, count);
-        let mut dx: PerInput<&mut [f32]> = dinputs
-            .iter_mut()
-            .map(|x| {
-                let width = x.len() / seq.tokens;
-                &mut x[first * width..(first + count) * width]
-            })
-            .collect();
+        let mut dx = rows_mut(dinputs, seq.tokens, first, count);
         let dy = &dy[first * d.dv..(first + count) * d.dv];
         let piece = Sequence { tokens: count, pos: seq.pos + first as u64, inputs: &inputs };
         parts.back(piece, state, dy, &mut dx, dstate, [&mut *q, &mut *dq, &mut *kept], scratch);

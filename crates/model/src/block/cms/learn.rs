@@ -109,8 +109,8 @@ impl Cms {
     ) {
         let (Some([up, down]), l) = (&unit.fast, unit.levels.start) else { return };
         let level = &self.levels[l];
-        // Nothing is left from before, so that what is gathered goes straight into the weights: the same numbers.
-        let whole = unit.levels.len() == 1 && call.pos.is_multiple_of(level.period) && is_due(level, call);
+        // Where nothing waits from before, what is gathered goes straight into the weights: the same numbers.
+        let whole = unit.levels.len() == 1 && is_due(level, call) && !unit.waits(fast);
         if whole && self.moves(l, call) {
             let by = self.next_step(level, call, fast);
             up.change_at_once(call, gradients.x, gradients.dup, by, fast, sums, pool);
@@ -134,6 +134,9 @@ impl Cms {
         let Some([up, down]) = &unit.fast else { return };
         let Gradients { x, hidden, dup, dout } = gradients;
         let moving = unit.levels.clone().filter(|&l| self.moves(l, call)).count();
+        if moving > 0 {
+            fast[unit.waiting] = O::F::one();
+        }
         if moving == unit.levels.len() {
             call.add_outer(x, dup, &mut fast[up.gathered.clone()]);
             call.add_outer(hidden, dout, &mut fast[down.gathered.clone()]);
@@ -167,6 +170,9 @@ impl Cms {
             for (matrix, patches) in matrices.iter().zip(&level.patches) {
                 patches.iter().for_each(|patch| matrix.change(patch, by, call.params, fast, sums));
             }
+            if unit.levels.len() == 1 {
+                fast[unit.waiting] = O::F::zero();
+            }
         }
     }
 
@@ -175,6 +181,7 @@ impl Cms {
         let (Some(matrices), Some(slower)) = (&unit.fast, self.slower(unit)) else { return };
         if is_due(slower, call) && unit.levels.clone().any(|l| self.moves(l, call)) {
             matrices.iter().for_each(|m| m.restart(slower.rate(call.pace), call.params, fast, sums));
+            fast[unit.waiting] = O::F::zero();
         }
     }
 
@@ -193,6 +200,11 @@ fn is_due(level: &Level, call: &Call<'_, impl Ops>) -> bool {
 }
 
 impl Unit {
+    /// Whether gradients wait for a change: of this period, or of an earlier one that the unit was not allowed to end.
+    pub(super) fn waits<F: Scalar>(&self, fast: &[F]) -> bool {
+        fast[self.waiting] != F::zero()
+    }
+
     /// Leaves in the tape the gradients of half the mean squared distance of the output from the input.
     fn local<O: Ops>(&self, call: &Call<'_, O>, normed: &[O::F], own: &mut UnitTape<O::F>, pool: &mut Pool<O::F>) {
         let by = O::F::from_f64(call.tokens as f64 / normed.len() as f64);

@@ -51,6 +51,8 @@ struct Unit {
     levels: Range<usize>,
     /// Its matrices as the sequence changes them, if it ever does.
     fast: Option<[Fast; 2]>,
+    /// Where the state says whether gradients wait for a change.
+    waiting: usize,
     /// The share of tokens that it has learned from of late, in the state, behind a gate.
     written: Option<usize>,
 }
@@ -181,7 +183,9 @@ impl Cms {
         }
         let gated = moves && config.gate.is_some();
         let written = gated.then(|| b.state.add_fast(format!("{}.{part}.written", b.prefix), vec![2]).start);
-        self.units.push(Unit { mlp, levels, fast, written });
+        let name = format!("{}.{part}.waiting", b.prefix);
+        let waiting = if moves { b.state.add_fast(name, vec![1]).start } else { 0 };
+        self.units.push(Unit { mlp, levels, fast, waiting, written });
     }
 
     /// After how many tokens something changes at this pace, every time.
@@ -311,7 +315,10 @@ impl Cms {
                         (_, true) => {
                             self.replay_backward(&self.units[u], call, normed, own, dout, dx, grads, again, pool)
                         }
-                        (_, false) => self.units[u].backward(call, normed, own, dout, dx, grads, pool),
+                        (_, false) => {
+                            let unit = &self.units[u];
+                            unit.mlp.backward(call, unit.weights(call), normed, &own.mlp, dout, dx, grads, pool);
+                        }
                     }
                 }
                 pool.give(weighted);
@@ -368,23 +375,6 @@ impl Unit {
         if let Some(out) = out {
             out.copy_from_slice(result);
         }
-    }
-
-    fn backward<O: Ops>(
-        &self,
-        call: &Call<'_, O>,
-        normed: &[O::F],
-        own: &UnitTape<O::F>,
-        dout: &[O::F],
-        dx: &mut [O::F],
-        grads: &mut [O::F],
-        pool: &mut Pool<O::F>,
-    ) {
-        let mut dup = pool.zeros(own.mlp.up.len());
-        self.mlp.input_backward(call, self.weights(call), &own.mlp.up, dout, &mut dup, Some(dx), pool);
-        call.weight_backward(&self.mlp.down, &own.mlp.hidden, dout, grads);
-        call.weight_backward(&self.mlp.up, normed, &dup, grads);
-        pool.give(dup);
     }
 
     /// Along columns; `keep` leaves in the tape what the weights are changed by.

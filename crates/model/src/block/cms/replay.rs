@@ -14,7 +14,7 @@ const GROUP: usize = 64;
 
 /// One unit on the way back.
 struct Back<'a, F> {
-    /// What it put out is changed by: of the whole call.
+    /// What the passes over the slices left, of the whole call.
     own: &'a UnitTape<F>,
     dout: &'a [F],
     dup: &'a mut [F],
@@ -41,7 +41,7 @@ impl Cms {
         let stretches = self.stretches(unit, call);
         let mut at = 0;
         while at < stretches.len() {
-            let group = self.group(unit, call, &stretches[at..]);
+            let group = self.group(unit, &stretches[at..], &again.fast);
             match &stretches[at..at + group] {
                 [one] => self.stretch_backward(unit, call, one.clone(), &mut back, again, pool),
                 several => self.group_backward(unit, call, several, &mut back, again, pool),
@@ -68,14 +68,14 @@ impl Cms {
 
     /// How many of the stretches to come are gone through as one: those at whose ends one level takes a step, and nothing
     /// else happens.
-    fn group<O: Ops>(&self, unit: &Unit, call: &Call<'_, O>, stretches: &[Range<usize>]) -> usize {
+    fn group<F: Scalar>(&self, unit: &Unit, stretches: &[Range<usize>], fast: &[F]) -> usize {
         let level = &self.levels[unit.levels.start];
         let plain = unit.levels.len() == 1 && self.slower(unit).is_none() && level.config.decay == 0.0;
-        let from = stretches[0].start;
         // What an earlier call gathered belongs to the first change alone.
-        if !plain || unit.fast.is_none() || !(call.pos + from as u64).is_multiple_of(level.period) {
+        if !plain || unit.fast.is_none() || unit.waits(fast) {
             return 1;
         }
+        let from = stretches[0].start;
         stretches.iter().take_while(|s| s.end - from <= GROUP).count().max(1)
     }
 

@@ -9,11 +9,11 @@ mod erase;
 mod point;
 mod transpose;
 
-use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
+use crate::kernel::{Cotangents, Kernel, Scratch, Sequence, rows_mut};
 use crate::rule::Dims;
 use crate::rules::SelfModifying;
 use crate::rules::self_modifying::Momentum;
-use crate::scan::{CHECKPOINT_TOKENS, PerInput};
+use crate::scan::CHECKPOINT_TOKENS;
 use block::{Block, Known, Pass, Space};
 
 /// Tokens of a block at most.
@@ -127,13 +127,7 @@ fn backward(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangent
         }
     }
     for (&(first, count), state) in list.iter().zip(states.chunks_exact(len.max(1))).rev() {
-        let mut dx: PerInput<&mut [f32]> = dinputs
-            .iter_mut()
-            .map(|x| {
-                let width = x.len() / seq.tokens;
-                &mut x[first * width..(first + count) * width]
-            })
-            .collect();
+        let mut dx = rows_mut(dinputs, seq.tokens, first, count);
         let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
         let mut back = transpose::Space::new(&known, count, back);
         pass.make(&block, state, &mut space);
@@ -153,13 +147,7 @@ fn column(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<
     state.copy_from_slice(start);
     let pass = Pass::fast(&known, isa);
     for (first, count) in blocks(rule, seq.pos, seq.tokens, MOST_TOKENS) {
-        let mut dx: PerInput<&mut [f32]> = dinputs
-            .iter_mut()
-            .map(|x| {
-                let width = x.len() / seq.tokens;
-                &mut x[first * width..(first + count) * width]
-            })
-            .collect();
+        let mut dx = rows_mut(dinputs, seq.tokens, first, count);
         let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
         let mut back = transpose::Space::new(&known, count, back);
         pass.queries(&block, state, &mut space);
