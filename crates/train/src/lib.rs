@@ -8,6 +8,7 @@ pub mod atomic;
 pub mod bench;
 pub mod checkpoint;
 pub mod corpus;
+pub mod digits;
 pub mod error;
 pub mod eval;
 pub mod experiment;
