@@ -149,7 +149,8 @@ impl Model {
         let (mut blocks, mut sums) = (Vec::new(), 0);
         for (i, block) in expanded.iter().enumerate() {
             let (prefix, depth) = (format!("blocks.{i}"), expanded.len());
-            let mut b = Builder { params: &mut params, state: &mut state, width, depth, prefix, sums };
+            let context = config.context as u64;
+            let mut b = Builder { params: &mut params, state: &mut state, width, depth, context, prefix, sums };
             blocks.push(Block::new(&mut b, block));
             sums = b.sums;
         }

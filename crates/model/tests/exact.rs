@@ -3,8 +3,9 @@
 use hecate_core::ops::{Ops, Reference};
 use hecate_core::{AnyRule, Dims, Dual, Scalar};
 use hecate_model::config::{
-    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, CombineConfig, LevelConfig,
-    MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig, Objective,
+    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, CombineConfig, Consolidation,
+    LevelConfig, MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig,
+    Objective, Reads, Replay,
 };
 use hecate_model::rng::Rng;
 use hecate_model::{Access, Kind, Logits, Model, ModelConfig, ParamSpec, Params, State, Tape, Workspace};
@@ -78,7 +79,27 @@ fn continua() -> Vec<ChannelConfig> {
         let hidden = Some(6);
         ChannelConfig::Cms(CmsConfig { hidden, kind, arrangement, objective, online, levels, ..CmsConfig::default() })
     };
-    all.into_iter().flat_map(|a| objectives.map(|o| (a, o))).map(config).collect()
+    all.into_iter().flat_map(|a| objectives.map(|o| (a, o))).map(config).chain(additions()).collect()
+}
+
+/// Continuum memories with learned rates, slow copies and replay.
+fn additions() -> Vec<ChannelConfig> {
+    let level = |period, decay| CmsLevel { period: Some(period), rate: 0.3, warmup: 2, decay, ..CmsLevel::default() };
+    let base = |decay| CmsConfig { hidden: Some(6), levels: vec![level(2, decay), level(3, 0.0)], ..CmsConfig::default() };
+    let learned = |arrangement, decay| CmsConfig { arrangement, learn_rates: true, ..base(decay) };
+    let slow = |arrangement, reads| {
+        CmsConfig { arrangement, consolidation: Some(Consolidation { keep: 0.7, reads }), ..base(0.1) }
+    };
+    let replay = Some(Replay { size: 5, draw: 3, weight: 0.5, seed: 1 });
+    let all = [
+        learned(Arrangement::Sequential, 0.0),
+        learned(Arrangement::Independent, 0.1),
+        learned(Arrangement::Nested, 0.1),
+        slow(Arrangement::Sequential, Reads::Both),
+        slow(Arrangement::Nested, Reads::Fast),
+        CmsConfig { replay, ..learned(Arrangement::Sequential, 0.0) },
+    ];
+    all.map(ChannelConfig::Cms).into()
 }
 
 /// Every mixer with every channel and norm, every mechanism in every mixer that takes a memory, and every rule alone.

@@ -6,6 +6,7 @@
 
 use super::{Builder, Call};
 use crate::buffer::place;
+use crate::config::{Consolidation, Meta, Reads};
 use crate::pool::Pool;
 use hecate_core::Scalar;
 use hecate_core::ops::Ops;
@@ -23,15 +24,34 @@ pub(super) struct Fast {
     pub gathered: Range<usize>,
     /// Where a level starts anew from something that is learned: that, and all gradients since it last changed.
     anew: Option<[Range<usize>; 2]>,
+    /// The slow copy of what is added.
+    stable: Option<Stable>,
+    /// Derivatives take gathered gradients for constants.
+    constant: bool,
     /// In the buffer of sums.
     pub sum: Range<usize>,
 }
 
+/// A slow copy.
+struct Stable {
+    at: Range<usize>,
+    config: Consolidation,
+}
+
+/// What a matrix has besides what is added and gathered.
+#[derive(Clone, Copy)]
+pub(super) struct Extras {
+    /// A start of its own, that is learned.
+    pub anew: bool,
+    pub consolidation: Option<Consolidation>,
+    pub meta: Meta,
+}
+
 /// One change of a level.
 #[derive(Clone, Copy)]
-pub(super) struct Change {
+pub(super) struct Change<F> {
     /// Size of the step along the gathered gradient.
-    pub rate: f64,
+    pub rate: F,
     /// Share of `delta` that it takes away.
     pub decay: f64,
 }
@@ -45,24 +65,40 @@ pub(super) struct Patch {
 
 impl Fast {
     /// For the parameter at `theta`, called `name`.
-    pub fn new(b: &mut Builder<'_>, name: &str, theta: &Range<usize>, cols: usize, anew: bool) -> Self {
+    pub fn new(b: &mut Builder<'_>, name: &str, theta: &Range<usize>, cols: usize, extras: Extras) -> Self {
         let shape = vec![theta.len() / cols, cols];
         let mut add = |what: &str| b.state.add_fast(format!("{}.{name}.{what}", b.prefix), shape.clone());
         let (delta, gathered) = (add("delta"), add("gathered"));
-        let anew = anew.then(|| [add("start"), add("start_gathered")]);
+        let anew = extras.anew.then(|| [add("start"), add("start_gathered")]);
+        let stable = extras.consolidation.map(|config| Stable { at: add("stable"), config });
         let sum = place(b.sums, theta.len());
         b.sums = sum.end;
-        Self { theta: theta.clone(), cols, delta, gathered, anew, sum }
+        let constant = extras.meta == Meta::FirstOrder;
+        Self { theta: theta.clone(), cols, delta, gathered, anew, stable, constant, sum }
     }
 
     /// Computes the sum.
     pub fn add_up<F: Scalar>(&self, params: &[F], fast: &[F], sums: &mut [F]) {
         let parts = params[self.theta.clone()].iter().zip(&fast[self.delta.clone()]);
-        sums[self.sum.clone()].iter_mut().zip(parts).for_each(|(sum, (&theta, &delta))| *sum = theta + delta);
+        let sums = &mut sums[self.sum.clone()];
+        sums.iter_mut().zip(parts).for_each(|(sum, (&theta, &delta))| *sum = theta + delta);
+        if let Some(Stable { at, config: Consolidation { reads: Reads::Both, .. } }) = &self.stable {
+            sums.iter_mut().zip(&fast[at.clone()]).for_each(|(sum, &stable)| *sum += stable);
+        }
+    }
+
+    /// Whether a slow copy follows it.
+    pub fn consolidates(&self) -> bool {
+        self.stable.is_some()
+    }
+
+    /// The parameter, and what the sequence has added to it.
+    pub fn parts<'a, F>(&self, params: &'a [F], fast: &'a [F]) -> [&'a [F]; 2] {
+        [&params[self.theta.clone()], &fast[self.delta.clone()]]
     }
 
     /// `delta = (1 - decay) delta - rate gathered`, which is then empty, in a patch.
-    pub fn change<F: Scalar>(&self, patch: &Patch, by: Change, params: &[F], fast: &mut [F], sums: &mut [F]) {
+    pub fn change<F: Scalar>(&self, patch: &Patch, by: Change<F>, params: &[F], fast: &mut [F], sums: &mut [F]) {
         for run in self.runs(patch) {
             let at = self.gathered.start + run.start..self.gathered.start + run.end;
             // Behind `delta`, and before what is gathered for a start.
@@ -74,6 +110,7 @@ impl Fast {
             }
             self.step(&run, by, gathered, params, before, sums);
             gathered.fill(F::zero());
+            self.consolidate(&run, fast, sums);
         }
     }
 
@@ -84,7 +121,7 @@ impl Fast {
         call: &Call<'_, O>,
         x: &[O::F],
         d: &[O::F],
-        by: Change,
+        by: Change<O::F>,
         fast: &mut [O::F],
         sums: &mut [O::F],
         pool: &mut Pool<O::F>,
@@ -105,6 +142,7 @@ impl Fast {
                 all.iter_mut().zip(&*gradient).for_each(|(all, &g)| *all += g);
             }
             self.step(&run, by, gradient, call.params, fast, sums);
+            self.consolidate(&run, fast, sums);
         }
         pool.give(gradient);
         pool.give(part);
@@ -114,33 +152,46 @@ impl Fast {
     fn step<F: Scalar>(
         &self,
         run: &Range<usize>,
-        by: Change,
+        by: Change<F>,
         gradient: &[F],
         params: &[F],
         fast: &mut [F],
         sums: &mut [F],
     ) {
-        let (kept, rate) = (F::from_f64(1.0 - by.decay), F::from_f64(by.rate));
+        let (kept, rate) = (F::from_f64(1.0 - by.decay), by.rate);
         let at = |range: &Range<usize>| range.start + run.start..range.start + run.end;
         let (delta, sums) = (&mut fast[at(&self.delta)], &mut sums[at(&self.sum)]);
         for (((delta, sum), &theta), &g) in delta.iter_mut().zip(sums).zip(&params[at(&self.theta)]).zip(gradient) {
-            // Derivatives take what a sequence adds for a constant.
-            *delta = (kept * *delta - rate * g).detach();
+            let g = if self.constant { g.detach() } else { g };
+            *delta = kept * *delta - rate * g;
             *sum = theta + *delta;
         }
     }
 
+    /// Lets the slow copy follow in a run that has just changed.
+    fn consolidate<F: Scalar>(&self, run: &Range<usize>, fast: &mut [F], sums: &mut [F]) {
+        let Some(Stable { at, config }) = &self.stable else { return };
+        let (keep, take) = (F::from_f64(config.keep), F::from_f64(1.0 - config.keep));
+        for i in run.clone() {
+            let stable = keep * fast[at.start + i] + take * fast[self.delta.start + i];
+            fast[at.start + i] = stable;
+            if config.reads == Reads::Both {
+                sums[self.sum.start + i] += stable;
+            }
+        }
+    }
+
     /// Back to what it starts from, which first takes a step itself where it is learned; what was gathered is dropped.
-    pub fn restart<F: Scalar>(&self, rate: f64, params: &[F], fast: &mut [F], sums: &mut [F]) {
-        let rate = F::from_f64(rate);
+    pub fn restart<F: Scalar>(&self, rate: F, params: &[F], fast: &mut [F], sums: &mut [F]) {
         for i in 0..self.theta.len() {
-            let start = match &self.anew {
-                None => F::zero(),
-                Some([start, all]) => {
+            let start = match (&self.anew, &self.stable) {
+                (Some([start, all]), _) => {
                     let g = std::mem::replace(&mut fast[all.start + i], F::zero()) + fast[self.gathered.start + i];
-                    fast[start.start + i] -= rate * g.detach();
+                    fast[start.start + i] -= rate * if self.constant { g.detach() } else { g };
                     fast[start.start + i]
                 }
+                (None, Some(Stable { at, config: Consolidation { reads: Reads::Fast, .. } })) => fast[at.start + i],
+                (None, _) => F::zero(),
             };
             fast[self.delta.start + i] = start;
             fast[self.gathered.start + i] = F::zero();

@@ -166,6 +166,8 @@ pub(crate) struct Builder<'a> {
     pub width: usize,
     /// Number of blocks, for the scale of what is added to the stream.
     pub depth: usize,
+    /// Tokens of a training sequence.
+    pub context: u64,
     /// Prefix of the names.
     pub prefix: String,
     /// Values of the weights that a sequence changes, so far.

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest period that a file can name.
 const MAX_PERIOD: u64 = i64::MAX as u64;
+/// Most pairs that a level keeps, or draws at once.
+const MAX_REPLAY: usize = 1 << 16;
 
 /// Perceptrons whose weights a sequence changes while it is read, each at its own pace [NestedLearning v1 eq.71].
 ///
@@ -30,8 +32,82 @@ pub struct CmsConfig {
     /// Tokens from which nothing is learned; all are learned from where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<SurpriseGate>,
+    /// Learn the size of every level's step: `rate` is then where it starts. Levels that the optimizer steps keep theirs.
+    #[serde(skip_serializing_if = "is_false")]
+    pub learn_rates: bool,
+    /// What gradients go through.
+    #[serde(skip_serializing_if = "is_default")]
+    pub meta: Meta,
+    /// Keep a slow copy of what every level adds; none where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consolidation: Option<Consolidation>,
+    /// Learn again from earlier tokens at every change; none where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
     /// The levels, fastest first.
     pub levels: Vec<CmsLevel>,
+}
+
+/// What the gradients of a training step go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meta {
+    /// What a level has learned from is a constant: gradients reach the weights, and learned rates, through `delta` alone.
+    #[default]
+    FirstOrder,
+    /// Through every change too, exactly, second derivatives and all: the work grows with the square of the sequence, in
+    /// double precision by the reference. For short sequences, and to judge `first_order` by.
+    Unroll,
+}
+
+/// A slow copy of what a level has added: `stable = keep stable + (1 - keep) delta` at every change.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Consolidation {
+    /// The share of the copy that a change keeps.
+    pub keep: f64,
+    /// What is read.
+    #[serde(default)]
+    pub reads: Reads,
+}
+
+/// What is read of a level that keeps a slow copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reads {
+    /// `theta + delta + stable`.
+    #[default]
+    Both,
+    /// `theta + delta`; the copy is what `nested` starts a level from.
+    Fast,
+}
+
+/// Pairs of what a perceptron took and what it should have given, kept in the state and learned again.
+///
+/// What it should have given is its output, moved against the gradient of that time by its length: half the squared
+/// distance from there has that gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replay {
+    /// Pairs that are kept, the newest ones.
+    pub size: usize,
+    /// Pairs that are drawn at a change.
+    pub draw: usize,
+    /// What their mean gradient counts beside that of the period's tokens.
+    pub weight: f64,
+    /// Seed of the draw.
+    pub seed: u64,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        // As many pairs as a slice has tokens, out of a context, counted like the new ones.
+        Self { size: 512, draw: 64, weight: 1.0, seed: 0 }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(x: &T) -> bool {
+    *x == T::default()
 }
 
 /// Lets a level learn from tokens that surprise, and skips the others.
@@ -136,6 +212,10 @@ impl Default for CmsConfig {
             reduction: Reduction::default(),
             online: false,
             gate: None,
+            learn_rates: false,
+            meta: Meta::default(),
+            consolidation: None,
+            replay: None,
             levels: vec![CmsLevel::default(); 3],
         }
     }
@@ -188,6 +268,58 @@ impl CmsConfig {
         self.levels.iter().enumerate().map(period).collect()
     }
 
+    /// What can be added to the levels, and beside what it means nothing.
+    fn check_additions(&self, key: &str) -> Result<()> {
+        let no = |name: &str, reason: String| Err(Error::config(format!("{key}.{name}"), reason));
+        let headwise = self.arrangement == Arrangement::Headwise;
+        if self.learn_rates {
+            if headwise {
+                return no("learn_rates", "levels of `headwise` share their matrices: use another arrangement".into());
+            }
+            if self.online && self.meta == Meta::FirstOrder {
+                return no("learn_rates", "what `online` starts from is learned too: use meta = \"unroll\"".into());
+            }
+            if self.consolidation.is_some() {
+                return no("learn_rates", "not beside `consolidation`: set `rate` of every level".into());
+            }
+            if let Some(i) = self.levels.iter().position(|level| level.serve_rate.is_some()) {
+                return no(&format!("levels.{i}.serve_rate"), "rates are learned: leave it out".into());
+            }
+        }
+        if self.meta == Meta::Unroll {
+            let reason = |what: &str| format!("\"unroll\" goes through the task's loss alone: not with `{what}`");
+            let with = [
+                ("objective = \"local_l2\"", self.objective == Objective::LocalL2),
+                ("consolidation", self.consolidation.is_some()),
+                ("replay", self.replay.is_some()),
+                ("arrangement = \"headwise\"", headwise),
+            ];
+            if let Some((what, _)) = with.iter().find(|(_, there)| *there) {
+                return no("meta", reason(what));
+            }
+        }
+        if let Some(c) = &self.consolidation {
+            if !(0.0..1.0).contains(&c.keep) {
+                return no("consolidation.keep", format!("{} is not at least 0 and below 1", c.keep));
+            }
+            if c.reads == Reads::Fast && (self.arrangement != Arrangement::Nested || self.online) {
+                let reason = "nothing would read the copy: use \"both\", or `nested` without `online`, which starts from it";
+                return no("consolidation.reads", reason.into());
+            }
+        }
+        if let Some(replay) = &self.replay {
+            if headwise {
+                return no("replay", "levels of `headwise` share one perceptron: use another arrangement".into());
+            }
+            sized(&format!("{key}.replay.size"), replay.size, MAX_REPLAY)?;
+            sized(&format!("{key}.replay.draw"), replay.draw, MAX_REPLAY)?;
+            if !(replay.weight.is_finite() && replay.weight > 0.0) {
+                return no("replay.weight", format!("{} is not a number above 0", replay.weight));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn check(&self, key: &str, width: usize) -> Result<()> {
         sized(&format!("{key}.hidden"), self.mlp().hidden(width), 16 * super::MAX_WIDTH)?;
         sized(&format!("{key}.levels"), self.levels.len(), MAX_LEVELS)?;
@@ -206,6 +338,7 @@ impl CmsConfig {
         if self.online && self.arrangement != Arrangement::Nested {
             return Err(Error::config(format!("{key}.online"), "only `nested` starts a level anew"));
         }
+        self.check_additions(key)?;
         if let Some(gate) = &self.gate
             && !(gate.threshold.is_finite() && gate.threshold >= 0.0)
         {

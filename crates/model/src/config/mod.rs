@@ -4,7 +4,9 @@
 
 mod cms;
 
-pub use cms::{Arrangement, CmsConfig, CmsLevel, Objective, Reduction, Surprise, SurpriseGate};
+pub use cms::{
+    Arrangement, CmsConfig, CmsLevel, Consolidation, Meta, Objective, Reads, Reduction, Replay, Surprise, SurpriseGate,
+};
 
 use crate::error::{Error, Result};
 use hecate_core::ops::MlpKind;

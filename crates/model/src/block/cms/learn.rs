@@ -32,8 +32,8 @@ impl Cms {
     ) {
         for (stage, side) in self.stages.iter().zip(&tape.sides) {
             for u in stage.units.clone() {
-                let UnitTape { mlp, dup, dout, .. } = &tape.units[u];
-                let gradients = Gradients { x: &side.normed, hidden: &mlp.hidden, dup, dout };
+                let UnitTape { mlp, out, dup, dout, .. } = &tape.units[u];
+                let gradients = Gradients { x: &side.normed, hidden: &mlp.hidden, out, dup, dout };
                 self.take_in(&self.units[u], call, gradients, fast, sums, pool);
             }
         }
@@ -83,8 +83,8 @@ impl Cms {
             if !last && next_change(&periods, begin) > end {
                 continue;
             }
-            let UnitTape { x, mlp, dup, dout, .. } = &*own;
-            let all = Gradients { x, hidden: &mlp.hidden, dup, dout };
+            let UnitTape { x, mlp, out, dup, dout, .. } = &*own;
+            let all = Gradients { x, hidden: &mlp.hidden, out, dup, dout };
             let stretch = call.with(call.tokens - own.taken, begin);
             self.take_in(unit, &stretch, all.rows(own.taken, call.tokens, call.tokens), fast, sums, pool);
             own.taken = call.tokens;
@@ -93,7 +93,7 @@ impl Cms {
 
     /// Whether a level moves in a call.
     fn moves(&self, l: usize, call: &Call<'_, impl Ops>) -> bool {
-        self.levels[l].rate(call.pace) > 0.0 && call.access.writes(call.block, l)
+        self.levels[l].moves(call.pace) && call.access.writes(call.block, l)
     }
 
     /// Takes in the gradients of a call's tokens, between which nothing of the unit changes, and changes what is due after
@@ -110,13 +110,19 @@ impl Cms {
         let (Some([up, down]), l) = (&unit.fast, unit.levels.start) else { return };
         let level = &self.levels[l];
         // Where nothing waits from before, what is gathered goes straight into the weights: the same numbers.
-        let whole = unit.levels.len() == 1 && is_due(level, call) && !unit.waits(fast);
+        let whole = unit.levels.len() == 1 && is_due(level, call) && !unit.waits(fast) && unit.ring.is_none();
         if whole && self.moves(l, call) {
             let by = self.next_step(level, call, fast);
             up.change_at_once(call, gradients.x, gradients.dup, by, fast, sums, pool);
             down.change_at_once(call, gradients.hidden, gradients.dout, by, fast, sums, pool);
         } else {
             self.gather(unit, call, gradients, fast, pool);
+            if let (Some(ring), true) = (&unit.ring, self.moves(l, call)) {
+                ring.keep(gradients, call.tokens, fast);
+                if is_due(level, call) {
+                    self.learn_again(unit, ring, call, fast, sums, pool);
+                }
+            }
             self.change(unit, call, fast, sums);
         }
         self.restart(unit, call, fast, sums);
@@ -132,7 +138,7 @@ impl Cms {
         pool: &mut Pool<O::F>,
     ) {
         let Some([up, down]) = &unit.fast else { return };
-        let Gradients { x, hidden, dup, dout } = gradients;
+        let Gradients { x, hidden, dup, dout, .. } = gradients;
         let moving = unit.levels.clone().filter(|&l| self.moves(l, call)).count();
         if moving > 0 {
             fast[unit.waiting] = O::F::one();
@@ -180,22 +186,23 @@ impl Cms {
     fn restart<O: Ops>(&self, unit: &Unit, call: &Call<'_, O>, fast: &mut [O::F], sums: &mut [O::F]) {
         let (Some(matrices), Some(slower)) = (&unit.fast, self.slower(unit)) else { return };
         if is_due(slower, call) && unit.levels.clone().any(|l| self.moves(l, call)) {
-            matrices.iter().for_each(|m| m.restart(slower.rate(call.pace), call.params, fast, sums));
+            let rate = slower.rate(call.params, call.pace);
+            matrices.iter().for_each(|m| m.restart(rate, call.params, fast, sums));
             fast[unit.waiting] = O::F::zero();
         }
     }
 
     /// Counts a change of a level, and says how large it is.
-    pub(super) fn next_step<O: Ops>(&self, level: &Level, call: &Call<'_, O>, fast: &mut [O::F]) -> Change {
+    pub(super) fn next_step<O: Ops>(&self, level: &Level, call: &Call<'_, O>, fast: &mut [O::F]) -> Change<O::F> {
         let count = &mut fast[level.count.start];
         *count += O::F::one();
-        let warm = (count.value() / level.config.warmup.max(1) as f64).min(1.0);
-        Change { rate: warm * level.rate(call.pace), decay: level.config.decay }
+        let warm = O::F::from_f64((count.value() / level.config.warmup.max(1) as f64).min(1.0));
+        Change { rate: warm * level.rate(call.params, call.pace), decay: level.config.decay }
     }
 }
 
 /// Whether a level is due after a call.
-fn is_due(level: &Level, call: &Call<'_, impl Ops>) -> bool {
+pub(super) fn is_due(level: &Level, call: &Call<'_, impl Ops>) -> bool {
     (call.pos + call.tokens as u64).is_multiple_of(level.period)
 }
 

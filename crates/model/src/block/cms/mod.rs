@@ -7,17 +7,20 @@
 //! ```
 //!
 //! Every level is read at every token. Between two changes its weights are constant, so that tokens of one period run side
-//! by side and give the same as one by one. `learn.rs` is how a level changes, `replay.rs` how gradients come back.
+//! by side and give the same as one by one. `learn.rs` is how a level changes, `again.rs` how gradients come back.
 
+mod again;
 mod gate;
 mod learn;
+mod rate;
 mod replay;
 
 pub(crate) use gate::Predictions;
 
-use super::fast::{Fast, Patch};
+use super::fast::{Extras, Fast, Patch};
 use super::mlp::{Mlp, MlpTape, Weights};
 use super::{Builder, Call, SideTape, part, part_backward};
+use replay::Ring;
 use crate::config::{Arrangement, CmsConfig, CmsLevel, NormConfig, Objective, Reduction, Surprise, SurpriseGate};
 use crate::error::Result;
 use crate::params::{Init, Kind};
@@ -55,6 +58,8 @@ struct Unit {
     waiting: usize,
     /// The share of tokens that it has learned from of late, in the state, behind a gate.
     written: Option<usize>,
+    /// Pairs to learn again.
+    ring: Option<Ring>,
 }
 
 /// Perceptrons side by side behind one norm.
@@ -70,6 +75,8 @@ struct Level {
     period: u64,
     /// By what a gathered gradient is divided.
     over: f64,
+    /// The parameter that its rate is the softplus of.
+    learned: Option<usize>,
     /// Its part of either matrix of its unit.
     patches: [Vec<Patch>; 2],
     /// How often it has changed, in the state.
@@ -77,14 +84,26 @@ struct Level {
 }
 
 impl Level {
-    /// Size of a step along the gathered gradient; 0 where it does not change.
-    fn rate(&self, pace: Pace) -> f64 {
-        let rate = match pace {
+    /// Whether it changes.
+    fn moves(&self, pace: Pace) -> bool {
+        self.set_rate(pace) > 0.0
+    }
+
+    /// Size of a step as the configuration has it; 0 where it does not change.
+    fn set_rate(&self, pace: Pace) -> f64 {
+        match pace {
             Pace::Training { context } if self.period >= context => 0.0,
             Pace::Training { .. } => self.config.rate,
             Pace::Serving => self.config.serve_rate(),
-        };
-        rate / self.over
+        }
+    }
+
+    /// Size of a step along the gathered gradient.
+    fn rate<F: Scalar>(&self, params: &[F], pace: Pace) -> F {
+        match self.learned {
+            Some(at) if self.moves(pace) => params[at].softplus() * F::from_f64(1.0 / self.over),
+            _ => F::from_f64(self.set_rate(pace) / self.over),
+        }
     }
 }
 
@@ -164,9 +183,10 @@ impl Cms {
         let moves = config.levels[levels.clone()].iter().any(CmsLevel::moves);
         // The slowest level has nobody to start it anew.
         let anew = config.online && levels.end < config.levels.len();
+        let extras = Extras { anew, consolidation: config.consolidation, meta: config.meta };
         let fast = moves.then(|| {
-            let up = Fast::new(b, &format!("{part}.up"), &mlp.up, mlp.up_width(), anew);
-            [up, Fast::new(b, &format!("{part}.down"), &mlp.down, b.width, anew)]
+            let up = Fast::new(b, &format!("{part}.up"), &mlp.up, mlp.up_width(), extras);
+            [up, Fast::new(b, &format!("{part}.down"), &mlp.down, b.width, extras)]
         });
         for l in levels.clone() {
             let units = (l - levels.start) * share..(l - levels.start + 1) * share;
@@ -179,13 +199,19 @@ impl Cms {
             let over = if config.reduction == Reduction::Mean { periods[l] as f64 } else { 1.0 };
             let name = format!("{}.channel.levels.{l}.changes", b.prefix);
             let count = if moves { b.state.add_fast(name, vec![1]) } else { 0..0 };
-            self.levels.push(Level { config: config.levels[l].clone(), period: periods[l], over, patches, count });
+            let level = config.levels[l].clone();
+            let learned = (config.learn_rates && level.rate > 0.0 && periods[l] < b.context).then(|| {
+                let init = Init::Constant(level.rate.exp_m1().ln());
+                b.params.add(format!("{}.channel.levels.{l}.rate", b.prefix), &[1], Kind::Gate, init).start
+            });
+            self.levels.push(Level { config: level, period: periods[l], over, learned, patches, count });
         }
         let gated = moves && config.gate.is_some();
         let written = gated.then(|| b.state.add_fast(format!("{}.{part}.written", b.prefix), vec![2]).start);
         let name = format!("{}.{part}.waiting", b.prefix);
         let waiting = if moves { b.state.add_fast(name, vec![1]).start } else { 0 };
-        self.units.push(Unit { mlp, levels, fast, waiting, written });
+        let ring = config.replay.filter(|_| moves).map(|replay| Ring::new(b, part, replay));
+        self.units.push(Unit { mlp, levels, fast, waiting, written, ring });
     }
 
     /// After how many tokens something changes at this pace, every time.
@@ -194,7 +220,7 @@ impl Cms {
     }
 
     fn unit_periods(&self, unit: &Unit, pace: Pace) -> impl Iterator<Item = u64> + use<> {
-        let moving = self.levels[unit.levels.clone()].iter().filter(|level| level.rate(pace) > 0.0);
+        let moving = self.levels[unit.levels.clone()].iter().filter(|level| level.moves(pace));
         let mut periods: Vec<u64> = moving.map(|level| level.period).collect();
         if let (false, Some(slower)) = (periods.is_empty(), self.slower(unit)) {
             periods.push(slower.period);
@@ -227,7 +253,7 @@ impl Cms {
         let alone = self.units.iter().filter(|unit| unit.levels.len() == 1);
         alone.flat_map(move |unit| {
             let level = &self.levels[unit.levels.start];
-            let slow = level.config.rate > 0.0 && level.rate(pace) == 0.0;
+            let slow = level.config.rate > 0.0 && !level.moves(pace);
             let both = [(unit.mlp.up.clone(), level.period), (unit.mlp.down.clone(), level.period)];
             both.into_iter().filter(move |_| slow)
         })
@@ -334,11 +360,12 @@ impl Cms {
     }
 }
 
-/// What weights are changed by: inputs of either matrix, and the gradients of its outputs.
+/// What weights are changed by: inputs of either matrix, and the gradients of its outputs; and what they gave.
 #[derive(Clone, Copy)]
 struct Gradients<'a, F> {
     x: &'a [F],
     hidden: &'a [F],
+    out: &'a [F],
     dup: &'a [F],
     dout: &'a [F],
 }
@@ -347,7 +374,8 @@ impl<'a, F> Gradients<'a, F> {
     /// The rows from `from` to `to` of `all` rows.
     fn rows(self, from: usize, to: usize, all: usize) -> Self {
         let part = |x: &'a [F]| &x[from * (x.len() / all)..to * (x.len() / all)];
-        Self { x: part(self.x), hidden: part(self.hidden), dup: part(self.dup), dout: part(self.dout) }
+        let [x, hidden, out, dup, dout] = [self.x, self.hidden, self.out, self.dup, self.dout].map(part);
+        Self { x, hidden, out, dup, dout }
     }
 }
 

@@ -1,182 +1,94 @@
-//! Gradients through tokens between which weights changed.
+//! Learning again: pairs of what a perceptron took and what it should have given, kept in the state.
 
-use super::super::Call;
-use super::super::fast::Change;
-use super::{Again, Cms, Gradients, Unit, UnitTape, next_change};
-use crate::pool::Pool;
+use super::super::{Builder, Call};
+use super::{Cms, Gradients, Unit};
+use crate::config::Replay;
+use crate::rng::Rng;
 use hecate_core::Scalar;
-use hecate_core::ops::{LinearShape, Ops};
+use hecate_core::ops::Ops;
+use crate::pool::Pool;
 use std::ops::Range;
 
-/// Tokens that are gone through with the weights of the first of them, what changed in between added row by row: longer
-/// groups have more pairs of rows, shorter ones read all weights more often.
-const GROUP: usize = 64;
+/// The newest pairs of one perceptron.
+pub(super) struct Ring {
+    config: Replay,
+    /// Tells the draws of different perceptrons apart.
+    name: String,
+    /// In [`State::fast`](crate::State): `[size, width]` each.
+    inputs: Range<usize>,
+    targets: Range<usize>,
+    /// How many there are, and where the next one goes.
+    filled: usize,
+    next: usize,
+}
 
-/// One unit on the way back.
-struct Back<'a, F> {
-    /// What the passes over the slices left, of the whole call.
-    own: &'a UnitTape<F>,
-    dout: &'a [F],
-    dup: &'a mut [F],
-    dx: &'a mut [F],
+impl Ring {
+    pub fn new(b: &mut Builder<'_>, part: &str, config: Replay) -> Self {
+        let name = format!("{}.{part}.replay", b.prefix);
+        let pairs = vec![config.size, b.width];
+        let mut add = |what: &str, shape: Vec<usize>| b.state.add_fast(format!("{name}.{what}"), shape);
+        let (inputs, targets) = (add("inputs", pairs.clone()), add("targets", pairs));
+        let (filled, next) = (add("filled", vec![1]).start, add("next", vec![1]).start);
+        Self { config, name, inputs, targets, filled, next }
+    }
+
+    /// Keeps the pairs of some tokens: inputs, and outputs moved against their gradients.
+    pub fn keep<F: Scalar>(&self, gradients: Gradients<'_, F>, tokens: usize, fast: &mut [F]) {
+        let (size, width) = (self.config.size, gradients.x.len() / tokens);
+        let rows = gradients.x.chunks_exact(width).zip(gradients.out.chunks_exact(width));
+        let rows = rows.zip(gradients.dout.chunks_exact(width));
+        let mut at = fast[self.next].value() as usize;
+        for ((x, out), d) in rows.skip(tokens.saturating_sub(size)) {
+            let inputs = &mut fast[self.inputs.start + at * width..][..width];
+            inputs.iter_mut().zip(x).for_each(|(to, x)| *to = x.detach());
+            let targets = &mut fast[self.targets.start + at * width..][..width];
+            targets.iter_mut().zip(out.iter().zip(d)).for_each(|(to, (&y, &d))| *to = (y - d).detach());
+            at = (at + 1) % size;
+        }
+        let filled = (fast[self.filled].value() as usize + tokens).min(size);
+        (fast[self.next], fast[self.filled]) = (F::from_f64(at as f64), F::from_f64(filled as f64));
+    }
+
+    /// The pairs that are drawn after the token before `pos`.
+    fn draw<F: Scalar>(&self, pos: u64, fast: &[F]) -> Vec<usize> {
+        let filled = fast[self.filled].value() as u64;
+        let mut rng = Rng::new(self.config.seed ^ pos, &self.name);
+        (0..self.config.draw).map(|_| (rng.bits() % filled) as usize).collect()
+    }
 }
 
 impl Cms {
-    /// The transpose of a unit over tokens that have run through while its weights changed. The changes are made once more,
-    /// from the start of the call, so that every token meets the weights that it has met.
-    pub(super) fn replay_backward<O: Ops>(
+    /// Adds to the gradients that a unit has gathered those of drawn pairs: of half the squared distance from what the unit
+    /// should have given. Their mean counts like that of the period's tokens, times the weight.
+    pub(super) fn learn_again<O: Ops>(
         &self,
         unit: &Unit,
+        ring: &Ring,
         call: &Call<'_, O>,
-        normed: &[O::F],
-        own: &UnitTape<O::F>,
-        dout: &[O::F],
-        dx: &mut [O::F],
-        grads: &mut [O::F],
-        again: &mut Again<O::F>,
+        fast: &mut [O::F],
+        sums: &[O::F],
         pool: &mut Pool<O::F>,
     ) {
-        let mut dup = pool.zeros(own.mlp.up.len());
-        let mut back = Back { own, dout, dup: &mut dup, dx };
-        let stretches = self.stretches(unit, call);
-        let mut at = 0;
-        while at < stretches.len() {
-            let group = self.group(unit, &stretches[at..], &again.fast);
-            match &stretches[at..at + group] {
-                [one] => self.stretch_backward(unit, call, one.clone(), &mut back, again, pool),
-                several => self.group_backward(unit, call, several, &mut back, again, pool),
-            }
-            at += group;
+        let Some([up, down]) = &unit.fast else { return };
+        let drawn = ring.draw(call.pos + call.tokens as u64, fast);
+        let (n, width) = (drawn.len(), ring.inputs.len() / ring.config.size);
+        let call = Call { fast: sums, ..call.with(n, call.pos) };
+        let (mut x, mut out) = (pool.take(n * width), pool.take(n * width));
+        for (row, &i) in x.chunks_exact_mut(width).zip(&drawn) {
+            row.copy_from_slice(&fast[ring.inputs.start + i * width..][..width]);
         }
-        call.weight_backward(&unit.mlp.down, &own.mlp.hidden, dout, grads);
-        call.weight_backward(&unit.mlp.up, normed, &dup, grads);
-        pool.give(dup);
+        let (mut tape, weights) = (Default::default(), unit.weights(&call));
+        unit.mlp.forward(&call, weights, &x, &mut tape, &mut out);
+        let period = self.levels[unit.levels.start].period as f64;
+        let by = O::F::from_f64(ring.config.weight * period / n as f64);
+        for (row, &i) in out.chunks_exact_mut(width).zip(&drawn) {
+            let target = &fast[ring.targets.start + i * width..][..width];
+            row.iter_mut().zip(target).for_each(|(y, &target)| *y = by * (*y - target));
+        }
+        let mut dup = pool.zeros(tape.up.len());
+        unit.mlp.input_backward(&call, weights, &tape.up, &out, &mut dup, None, pool);
+        call.add_outer(&x, &dup, &mut fast[up.gathered.clone()]);
+        call.add_outer(&tape.hidden, &out, &mut fast[down.gathered.clone()]);
+        [x, out, dup].into_iter().for_each(|v| pool.give(v));
     }
-
-    /// The stretches of a call's tokens between changes of a unit.
-    fn stretches<O: Ops>(&self, unit: &Unit, call: &Call<'_, O>) -> Vec<Range<usize>> {
-        let periods: Vec<u64> = self.unit_periods(unit, call.pace).collect();
-        let (mut from, mut list) = (0, Vec::new());
-        while from < call.tokens {
-            let next = next_change(&periods, call.pos + from as u64) - call.pos;
-            let to = usize::try_from(next).unwrap_or(usize::MAX).min(call.tokens);
-            list.push(from..to);
-            from = to;
-        }
-        list
-    }
-
-    /// How many of the stretches to come are gone through as one: those at whose ends one level takes a step, and nothing
-    /// else happens.
-    fn group<F: Scalar>(&self, unit: &Unit, stretches: &[Range<usize>], fast: &[F]) -> usize {
-        let level = &self.levels[unit.levels.start];
-        let plain = unit.levels.len() == 1 && self.slower(unit).is_none() && level.config.decay == 0.0;
-        // What an earlier call gathered belongs to the first change alone.
-        if !plain || unit.fast.is_none() || unit.waits(fast) {
-            return 1;
-        }
-        let from = stretches[0].start;
-        stretches.iter().take_while(|s| s.end - from <= GROUP).count().max(1)
-    }
-
-    /// One stretch, with its weights as they are.
-    fn stretch_backward<O: Ops>(
-        &self,
-        unit: &Unit,
-        call: &Call<'_, O>,
-        rows: Range<usize>,
-        back: &mut Back<'_, O::F>,
-        again: &mut Again<O::F>,
-        pool: &mut Pool<O::F>,
-    ) {
-        let n = call.tokens;
-        let at = |all: usize| rows.start * (all / n)..rows.end * (all / n);
-        let own = call.with(rows.len(), call.pos + rows.start as u64);
-        let weights = unit.weights(&Call { fast: &again.sums, ..own });
-        let (up, down) = (at(back.dup.len()), at(back.dout.len()));
-        let (dup, dx) = (&mut back.dup[up.clone()], Some(&mut back.dx[down.clone()]));
-        unit.mlp.input_backward(&own, weights, &back.own.mlp.up[up], &back.dout[down], dup, dx, pool);
-        if rows.end < n {
-            let taken = of(back.own).rows(rows.start, rows.end, n);
-            self.take_in(unit, &own, taken, &mut again.fast, &mut again.sums, pool);
-        }
-    }
-
-    /// Several stretches with the weights of the first: a change by `-rate x^T d` takes `rate (dy d^T) x` from `dy w^T`,
-    /// for the rows behind it.
-    fn group_backward<O: Ops>(
-        &self,
-        unit: &Unit,
-        call: &Call<'_, O>,
-        stretches: &[Range<usize>],
-        back: &mut Back<'_, O::F>,
-        again: &mut Again<O::F>,
-        pool: &mut Pool<O::F>,
-    ) {
-        let (n, level) = (call.tokens, &self.levels[unit.levels.start]);
-        let rows = stretches[0].start..stretches[stretches.len() - 1].end;
-        let own = call.with(rows.len(), call.pos + rows.start as u64);
-        let all = of(back.own).rows(rows.start, rows.end, n);
-        // Size of the change in which each row takes part, and the row from which it shows.
-        let mut parts: Vec<(O::F, usize)> = Vec::with_capacity(rows.len());
-        for stretch in stretches {
-            let due = (call.pos + stretch.end as u64).is_multiple_of(level.period);
-            let rate = if due { self.next_step(level, &own, &mut again.fast).rate } else { 0.0 };
-            parts.extend(stretch.clone().map(|_| (O::F::from_f64(rate), stretch.end - rows.start)));
-        }
-        let [up_weight, down_weight] = unit.weights(&Call { fast: &again.sums, ..own });
-        let at = |all: usize| rows.start * (all / n)..rows.end * (all / n);
-        let (up, down) = (at(back.dup.len()), at(back.dout.len()));
-        let (dout, dup) = (&back.dout[down.clone()], &mut back.dup[up.clone()]);
-        let mut dhidden = pool.zeros(all.hidden.len());
-        own.product_backward(down_weight, dout, &mut dhidden);
-        take_changes(&own, dout, all.dout, all.hidden, &parts, &mut dhidden, pool);
-        unit.mlp.point_backward(&own, &back.own.mlp.up[up], &dhidden, dup);
-        let dx = &mut back.dx[down];
-        own.product_backward(up_weight, dup, dx);
-        take_changes(&own, dup, all.dup, all.x, &parts, dx, pool);
-        pool.give(dhidden);
-        if rows.end < n {
-            let Some([up, down]) = &unit.fast else { return };
-            let mut scaled = pool.take(all.dup.len().max(all.dout.len()));
-            for (matrix, x, d) in [(up, all.x, all.dup), (down, all.hidden, all.dout)] {
-                let width = d.len() / rows.len();
-                for ((row, d), (rate, _)) in scaled.chunks_exact_mut(width).zip(d.chunks_exact(width)).zip(&parts) {
-                    row.iter_mut().zip(d).for_each(|(s, &d)| *s = *rate * d);
-                }
-                let by = Change { rate: 1.0, decay: 0.0 };
-                matrix.change_at_once(&own, x, &scaled[..d.len()], by, &mut again.fast, &mut again.sums, pool);
-            }
-            pool.give(scaled);
-        }
-    }
-}
-
-/// What changes a unit, over a whole call.
-fn of<F>(own: &UnitTape<F>) -> Gradients<'_, F> {
-    Gradients { x: &own.x, hidden: &own.mlp.hidden, dup: &own.dup, dout: &own.dout }
-}
-
-/// `dx_t -= sum_s rate_s <dy_t, d_s> x_s` over the rows s whose change shows at row t.
-fn take_changes<O: Ops>(
-    call: &Call<'_, O>,
-    dy: &[O::F],
-    d: &[O::F],
-    x: &[O::F],
-    parts: &[(O::F, usize)],
-    dx: &mut [O::F],
-    pool: &mut Pool<O::F>,
-) {
-    let n = parts.len();
-    let (mut pairs, mut change) = (pool.take(n * n), pool.take(dx.len()));
-    call.ops.linear_transposed_forward(LinearShape { rows: n, inner: d.len() / n, outer: n }, dy, d, &mut pairs);
-    for (t, row) in pairs.chunks_exact_mut(n).enumerate() {
-        for (pair, &(rate, from)) in row.iter_mut().zip(parts) {
-            *pair = if from <= t { -rate * *pair } else { O::F::zero() };
-        }
-    }
-    call.product(x, &pairs, &mut change);
-    super::super::add(dx, &change);
-    pool.give(pairs);
-    pool.give(change);
 }
