@@ -3,8 +3,9 @@
 use hecate_core::ops::{Cpu, Ops, Reference};
 use hecate_core::{AnyRule, Dual, Scalar};
 use hecate_model::config::{
-    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, MacConfig, MagConfig, MalConfig,
-    MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig, Objective, Reduction, Surprise, SurpriseGate,
+    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, Consolidation, MacConfig, MagConfig,
+    MalConfig, MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig, Objective, Reads, Reduction, Replay,
+    Surprise, SurpriseGate,
 };
 use hecate_model::state::NamedTensor;
 use hecate_model::{Access, Lineage, Logits, Model, ModelConfig, Params, Parts, State, Tape, Workspace};
@@ -64,6 +65,7 @@ fn still(model: &Model) -> Model {
     let mut config = model.config().clone();
     for block in &mut config.blocks {
         if let ChannelConfig::Cms(cms) = &mut block.channel {
+            cms.consolidation = None;
             cms.levels.iter_mut().for_each(|level| level.period = Some(NEVER));
         }
     }
@@ -118,6 +120,13 @@ fn skips(model: &Model, matrix: &NamedTensor, logits: &[f64], target: u32) -> bo
     })
 }
 
+/// Whether a matrix has a slow copy, and it is read.
+fn slow_copies(model: &Model, matrix: &NamedTensor) -> Option<bool> {
+    let block: usize = matrix.name.split('.').nth(1).unwrap().parse().unwrap();
+    let ChannelConfig::Cms(config) = &model.config().expanded()[block].channel else { unreachable!() };
+    config.consolidation.map(|c| c.reads == Reads::Both)
+}
+
 /// What the definition says: logits of every token, and what the sequence has added to each weight at the end.
 fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
     let still = still(model);
@@ -127,7 +136,7 @@ fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<Str
     let matrices: Vec<&NamedTensor> = tensors.iter().filter(|t| t.name.ends_with(".delta")).collect();
     let mut state: State<Dual<f64>> = still.new_state();
     let mut gathered: Vec<Vec<f64>> = matrices.iter().map(|t| vec![0.0; t.runs[0].len()]).collect();
-    let (mut starts, mut all) = (gathered.clone(), gathered.clone());
+    let (mut starts, mut all, mut stable) = (gathered.clone(), gathered.clone(), gathered.clone());
     let mut logits = Vec::new();
     for (t, &token) in TOKENS.iter().enumerate() {
         let before = state.clone();
@@ -156,14 +165,18 @@ fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<Str
                 let mean = config.reduction == Reduction::Mean;
                 config.levels[level].rate / if mean { periods[level] as f64 } else { 1.0 }
             };
+            let (keep, both) = config.consolidation.map_or((1.0, false), |c| (c.keep, c.reads == Reads::Both));
             for (i, &level) in levels.iter().enumerate() {
                 let delta = &mut state.fast[place.start + i];
+                // The model that only gathers knows no slow copy: it stands in `delta` with the rest.
+                delta.re -= if both { stable[m][i] } else { 0.0 };
                 if due(level) {
                     let warm =
                         ((t as f64 + 1.0) / periods[level] as f64 / config.levels[level].warmup.max(1) as f64).min(1.0);
                     all[m][i] += gathered[m][i];
                     delta.re = (1.0 - config.levels[level].decay) * delta.re - warm * step(level) * gathered[m][i];
                     gathered[m][i] = 0.0;
+                    stable[m][i] = keep * stable[m][i] + (1.0 - keep) * delta.re;
                 }
                 let slower = level + 1;
                 if config.arrangement == Arrangement::Nested && slower < periods.len() && due(slower) {
@@ -172,14 +185,19 @@ fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<Str
                         starts[m][i] -= step(slower) * all[m][i];
                     }
                     all[m][i] = 0.0;
-                    delta.re = starts[m][i];
+                    delta.re = if both { 0.0 } else { starts[m][i] + stable[m][i] };
                 }
+                delta.re += if both { stable[m][i] } else { 0.0 };
             }
         }
     }
     let mut ends = BTreeMap::new();
     for (m, matrix) in matrices.iter().enumerate() {
-        let added = state.fast[matrix.runs[0].clone()].iter().map(|x| x.re).collect();
+        let mut added: Vec<f64> = state.fast[matrix.runs[0].clone()].iter().map(|x| x.re).collect();
+        if let Some(both) = slow_copies(model, matrix) {
+            ends.insert(matrix.name.replace(".delta", ".stable"), stable[m].clone());
+            added.iter_mut().zip(&stable[m]).for_each(|(a, s)| *a -= if both { *s } else { 0.0 });
+        }
         ends.insert(matrix.name.clone(), added);
         ends.insert(matrix.name.replace(".delta", ".gathered"), gathered[m].clone());
     }
@@ -246,6 +264,15 @@ fn every_arrangement_and_setting_does_what_its_definition_says() {
         (level.rate, level.decay, level.warmup) = (0.1, 0.2, 3);
     }
     check(&mixer, &other, NormConfig::Pre);
+    for (arrangement, reads) in [
+        (Arrangement::Independent, Reads::Both),
+        (Arrangement::Nested, Reads::Both),
+        (Arrangement::Headwise, Reads::Both),
+        (Arrangement::Nested, Reads::Fast),
+    ] {
+        let consolidation = Some(Consolidation { keep: 0.6, reads });
+        check(&mixer, &CmsConfig { consolidation, ..cms(arrangement) }, NormConfig::Pre);
+    }
     for (signal, threshold) in [(Surprise::Loss, 1.7), (Surprise::Entropy, 1.45)] {
         let gate = Some(SurpriseGate { signal, threshold });
         check(&mixer, &CmsConfig { gate, ..cms(Arrangement::Sequential) }, NormConfig::Pre);
@@ -281,9 +308,21 @@ fn a_surprise_gate_opens_and_shuts_and_says_how_often() {
 /// The loss of a level's own is written out here once more: half the mean squared distance of output and input.
 #[test]
 fn a_local_objective_goes_by_what_the_level_takes() {
+    local(None);
+}
+
+/// With one pair kept and drawn, every token is learned twice at once: from its own loss, and as the pair of its input and
+/// of where its output should go; the second has the same gradient.
+#[test]
+fn a_pair_that_is_replayed_at_once_counts_by_its_weight() {
+    local(Some(Replay { size: 1, draw: 2, weight: 0.5, seed: 0 }));
+}
+
+fn local(replay: Option<Replay>) {
     let level = CmsLevel { period: Some(1), rate: 0.7, ..CmsLevel::default() };
     let (kind, hidden, objective) = (MlpKindConfig::Gelu, Some(3), Objective::LocalL2);
-    let config = CmsConfig { kind, hidden, objective, levels: vec![level], ..CmsConfig::default() };
+    let config = CmsConfig { kind, hidden, objective, replay, levels: vec![level], ..CmsConfig::default() };
+    let rate = 0.7 * (1.0 + replay.map_or(0.0, |r| r.weight));
     let channel = ChannelConfig::Cms(config);
     let blocks = vec![BlockConfig { repeat: 1, norm: NormConfig::Pre, mixer: MixerConfig::None, channel }];
     let model =
@@ -317,7 +356,7 @@ fn a_local_objective_goes_by_what_the_level_takes() {
         };
         let slopes: Vec<Vec<f64>> = (0..2).map(|m| (0..12).map(|i| own_loss(m, i)).collect()).collect();
         for (added, slopes) in added.iter_mut().zip(&slopes) {
-            added.iter_mut().zip(slopes).for_each(|(a, s)| *a -= 0.7 * s);
+            added.iter_mut().zip(slopes).for_each(|(a, s)| *a -= rate * s);
         }
     }
     let (mut state, mut ws) = (model.new_state(), Workspace::default());
