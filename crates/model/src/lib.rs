@@ -20,7 +20,9 @@ mod pool;
 pub mod rng;
 mod slices;
 pub mod state;
+mod targets;
 pub mod tensorfile;
+mod unroll;
 pub mod weights;
 
 pub use access::{Access, Parts};
@@ -34,3 +36,4 @@ pub use grow::{Growth, GrowthStart, grow};
 pub use model::{Logits, Model, Tape, Workspace};
 pub use params::{Init, Kind, ParamLayout, ParamSpec, Params};
 pub use state::{LevelSchedule, Lineage, State, StateLayout};
+pub use targets::IGNORED;

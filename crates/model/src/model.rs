@@ -9,6 +9,8 @@ use crate::params::{Init, Kind, ParamLayout, Params};
 use crate::pool::{Pool, fit};
 use crate::slices::{Lesson, Moving, Schedule, Slice};
 use crate::state::{LevelSchedule, State, StateLayout};
+use crate::targets::{ROWS as HEAD_ROWS, Targets};
+use crate::unroll::Unrolled;
 use hecate_core::ops::{LinearShape, Ops, rope};
 use hecate_core::{AnyRule, Scalar};
 use std::ops::Range;
@@ -16,8 +18,6 @@ use std::sync::Arc;
 
 /// Tokens that a serving call takes at once; longer inputs go piece by piece, with the same bits.
 const PIECE_TOKENS: usize = crate::block::SERVE_TOKENS;
-/// Rows of the head that a training step holds at once, so that logits stay in the cache.
-const HEAD_ROWS: usize = 128;
 
 /// A model without numbers: what [`Params`] and [`State`] mean.
 pub struct Model {
@@ -98,7 +98,7 @@ impl<F: Scalar> Default for Tape<F> {
     fn default() -> Self {
         let (pool, blocks, rope) = (Pool::default(), Vec::new(), Vec::new());
         let [x, normed, data, sums, fast, again] = std::array::from_fn(|_| Vec::new());
-        let (slice, again) = (Slice::default(), Again { fast, sums: again });
+        let (slice, again) = (Slice::default(), Again { fast, sums: again, known: Vec::new() });
         Self { pool, blocks, rope, x, normed, gathers_inputs: false, slice, data, sums, again }
     }
 }
@@ -364,7 +364,8 @@ impl Model {
 
     /// Forward and backward over one sequence: the losses `[T]` in nats, and the gradients of their weighted sum.
     ///
-    /// `weight` multiplies every token's loss (1 / tokens of the step gives the mean). The state advances; its value at
+    /// `weight` multiplies every token's loss (1 / tokens of the step gives the mean); a target that is
+    /// [`IGNORED`](crate::IGNORED) has none. The state advances; its value at
     /// the start of the call is a constant, so the gradient is cut there. A call at position 0 starts from what the
     /// weights say, and gives learned starts their gradient; later calls give them none. `grads` is laid out like the
     /// parameters, or as [`Tape::gathering`] says, and is **added into**.
@@ -384,8 +385,34 @@ impl Model {
         tape: &mut Tape<O::F>,
     ) -> Result<()> {
         self.check_tokens(tokens)?;
-        self.check_tokens(targets)?;
-        let (width, n, pos) = (self.config.width, tokens.len(), state.position);
+        self.check_targets(targets)?;
+        if self.schedule.unrolls(self.training_pace()) {
+            let unrolled = Unrolled::new(self, params, state, [tokens, targets]);
+            // The first-order gradient is of no use; sums of inputs behind it are.
+            let mut own = vec![O::F::zero(); grads.len()];
+            self.first_order(ops, params, state, tokens, targets, weight, losses, &mut own, tape)?;
+            let (parameters, inputs) = grads.split_at_mut(self.params.len);
+            let unrolled = unrolled.gradients(weight.value())?;
+            parameters.iter_mut().zip(unrolled).for_each(|(g, d)| *g += O::F::from_f64(d));
+            inputs.iter_mut().zip(&own[self.params.len..]).for_each(|(g, &d)| *g += d);
+            return Ok(());
+        }
+        self.first_order(ops, params, state, tokens, targets, weight, losses, grads, tape)
+    }
+
+    /// [`Model::train`], where what continuum memories learned from is constant.
+    fn first_order<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        tokens: &[u32],
+        targets: &[u32],
+        weight: O::F,
+        losses: &mut [O::F],
+        grads: &mut [O::F],
+        tape: &mut Tape<O::F>,
+    ) -> Result<()> {
         tape.blocks.resize_with(self.blocks.len(), BlockTape::default);
         tape.blocks.iter_mut().for_each(BlockTape::start);
         state.open.tokens.clear();
@@ -394,6 +421,24 @@ impl Model {
         } else {
             self.add_up(params, &state.fast, &mut tape.sums);
         }
+        self.second_pass(ops, params, state, tokens, targets, weight, losses, grads, tape)
+    }
+
+    /// The pass of a training call through all tokens at once, forward and backward; where continuum memories move, after a
+    /// first one in which they did.
+    pub(crate) fn second_pass<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        tokens: &[u32],
+        targets: &[u32],
+        weight: O::F,
+        losses: &mut [O::F],
+        grads: &mut [O::F],
+        tape: &mut Tape<O::F>,
+    ) -> Result<()> {
+        let (width, n, pos) = (self.config.width, tokens.len(), state.position);
         let x = fit(&mut tape.x, n * width);
         ops.embedding_forward(width, tokens, &params.data[self.embedding.clone()], x);
         self.fill_rope(&mut tape.rope, n, pos);
@@ -455,15 +500,15 @@ impl Model {
         let x = &tape.x;
         ops.rms_norm_forward(width, x, scale, fit(&mut tape.normed, x.len()));
         let mut dnormed = tape.pool.zeros(x.len());
-        let dloss = [weight; HEAD_ROWS];
         for (i, targets) in targets.chunks(HEAD_ROWS).enumerate() {
             let (rows, first) = (targets.len(), i * HEAD_ROWS);
             let normed = &tape.normed[first * width..][..rows * width];
             let mut logits = tape.pool.take(rows * vocab);
             self.head_forward(ops, params, normed, &mut logits);
-            ops.cross_entropy_forward(vocab, &logits, targets, &mut losses[first..first + rows]);
+            let targets = Targets::new(targets, weight);
+            targets.forward(ops, vocab, &logits, &mut losses[first..first + rows]);
             let mut dlogits = tape.pool.zeros(rows * vocab);
-            ops.cross_entropy_backward(vocab, &logits, targets, &dloss[..rows], &mut dlogits);
+            targets.backward(ops, vocab, &logits, &mut dlogits);
             let dnormed = &mut dnormed[first * width..][..rows * width];
             self.head_backward(ops, params, normed, &dlogits, dnormed, Some(grads));
             tape.pool.give(logits);

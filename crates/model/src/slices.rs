@@ -16,8 +16,10 @@ use crate::model::{Model, Tape, Workspace};
 use crate::params::{Kind, ParamLayout, Params};
 use crate::pool::{Pool, fit};
 use crate::state::State;
+use crate::targets::Targets;
 use hecate_core::Scalar;
 use hecate_core::ops::Ops;
+use std::ops::Range;
 
 /// Most tokens of a slice: what runs again, and is recorded, at once.
 pub(crate) const SLICE_TOKENS: usize = 64;
@@ -31,6 +33,8 @@ pub(crate) struct Schedule {
     pub sums: usize,
     /// Whether any level goes by the loss of the next token.
     columns: bool,
+    /// Whether gradients go through changes.
+    unrolls: bool,
     /// Whether any level asks how much a token surprises the whole model.
     predictions: bool,
     /// Scratch for gradients that nobody asks for in a pass along columns.
@@ -121,6 +125,7 @@ impl Schedule {
             training: at(Pace::Training { context }),
             sums,
             columns: list().any(|cms| cms.asks_for_columns()),
+            unrolls: list().any(Cms::unrolls),
             predictions: list().any(|cms| cms.asks_for_predictions()),
             scratch: small.map(|s| s.range.len()).max().unwrap_or(0),
         }
@@ -129,6 +134,11 @@ impl Schedule {
     /// Whether anything moves at this pace.
     pub fn moves(&self, pace: Pace) -> bool {
         !self.periods(pace).is_empty()
+    }
+
+    /// Whether gradients of a training call go through what it changes.
+    pub fn unrolls(&self, pace: Pace) -> bool {
+        self.unrolls && self.moves(pace)
     }
 
     fn periods(&self, pace: Pace) -> &[u64] {
@@ -225,7 +235,7 @@ impl Model {
         let scratch = fit(scratch, self.schedule.scratch);
         if self.schedule.columns {
             let mut dx = pool.zeros(n * width);
-            self.column_loss(ops, params, lesson.targets, [x, normed, logits], losses, &mut dx, scratch, pool);
+            self.column_loss(ops, params, lesson.targets, [x, normed, logits], &mut dx, scratch, pool);
             for (b, (block, own)) in self.blocks.iter().zip(&mut *blocks).enumerate().rev() {
                 let call = Call { block: b, fast: sums, column: true, ..call };
                 block.backward(&call, own, &mut dx, scratch, &mut Again::default(), pool)?;
@@ -236,7 +246,8 @@ impl Model {
             cms.look_at_itself(&Call { block: b, fast: sums, ..call }, &mut own.cms, pool);
         }
         if self.schedule.predictions {
-            ops.cross_entropy_forward(self.config().vocab, logits, lesson.targets, fit(losses, n));
+            let targets = Targets::new(lesson.targets, O::F::one());
+            targets.forward(ops, self.config().vocab, logits, fit(losses, n));
             fill_entropies(self.config().vocab, logits, fit(entropies, n));
         }
         let predictions = Predictions { losses, entropies };
@@ -262,16 +273,12 @@ impl Model {
         params: &Params<O::F>,
         targets: &[u32],
         [x, normed, logits]: [&[O::F]; 3],
-        losses: &mut Vec<O::F>,
         dx: &mut [O::F],
         scratch: &mut [O::F],
         pool: &mut Pool<O::F>,
     ) {
-        let (vocab, n) = (self.config().vocab, targets.len());
         let (mut dlogits, mut dnormed) = (pool.zeros(logits.len()), pool.zeros(normed.len()));
-        let losses = fit(losses, n);
-        losses.fill(O::F::one());
-        ops.cross_entropy_backward(vocab, logits, targets, losses, &mut dlogits);
+        Targets::new(targets, O::F::one()).backward(ops, self.config().vocab, logits, &mut dlogits);
         self.head_backward(ops, params, normed, &dlogits, &mut dnormed, None);
         let scale = &params.data[self.norm.clone()];
         ops.rms_norm_backward(scale.len(), x, scale, &dnormed, dx, &mut scratch[..scale.len()]);
@@ -292,6 +299,7 @@ impl Model {
     ) -> Result<()> {
         let pace = self.training_pace();
         let Tape { blocks, slice, again, sums, data, pool, .. } = tape;
+        again.known.clear();
         fit(&mut again.fast, state.fast.len()).copy_from_slice(&state.fast);
         fit(data, state.data.len()).copy_from_slice(&state.data);
         self.add_up(params, &state.fast, sums);
@@ -301,18 +309,34 @@ impl Model {
             let to = end.min(from + (self.schedule.end_of_slice(pos, pace) - pos) as usize);
             let (tokens, targets) = (&tokens[from..to], &targets[from..to]);
             let lesson = Lesson { pos, tokens, targets, access: &Access::Learn, pace };
-            self.slice(ops, params, &lesson, Moving { data, fast: &mut state.fast, sums, slice, pool })?;
-            let call = self.call(ops, params, to, state.position, true, &Access::Learn, 0, &[]);
-            let both = slice.blocks.iter().zip(blocks.iter_mut()).enumerate();
-            for (cms, (b, (slice, whole))) in self.blocks.iter().zip(both).filter_map(with_cms) {
-                cms.collect(&slice.cms, &mut whole.cms, from == 0);
-                let call = Call { block: b, pace, ..call };
-                cms.learn_collected(&call, &mut whole.cms, to == end, &mut state.fast, sums, pool);
-            }
+            let mut moving = Moving { data, fast: &mut state.fast, sums, slice, pool };
+            self.slice(ops, params, &lesson, moving.reborrow())?;
+            self.collect(ops, params, state.position, (from..to, to == end), moving, blocks);
             from = to;
         }
         self.add_up(params, &again.fast, &mut again.sums);
         Ok(())
+    }
+
+    /// Appends a slice that has run to the tape of a training call that began at `pos`, and lets continuum memories learn from
+    /// it; it is the call's rows, and maybe its last.
+    pub(crate) fn collect<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        pos: u64,
+        (rows, last): (Range<usize>, bool),
+        moving: Moving<'_, O::F>,
+        blocks: &mut [BlockTape<O::F>],
+    ) {
+        let Moving { fast, sums, slice, pool, .. } = moving;
+        let call = self.call(ops, params, rows.end, pos, true, &Access::Learn, 0, &[]);
+        let both = slice.blocks.iter().zip(blocks).enumerate();
+        for (cms, (b, (slice, whole))) in self.blocks.iter().zip(both).filter_map(with_cms) {
+            cms.collect(&slice.cms, &mut whole.cms, rows.start == 0);
+            let call = Call { block: b, pace: self.training_pace(), ..call };
+            cms.learn_collected(&call, &mut whole.cms, last, fast, sums, pool);
+        }
     }
 
     /// What continuum memories did in a sequence: `blocks.N.levels.L.written`, the share of tokens that a level behind a gate

@@ -4,8 +4,8 @@ use hecate_core::ops::{Ops, Reference};
 use hecate_core::{AnyRule, Dims, Dual, Scalar};
 use hecate_model::config::{
     Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, CombineConfig, Consolidation,
-    LevelConfig, MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig,
-    Objective, Reads, Replay,
+    LevelConfig, MacConfig, MagConfig, MalConfig, MemoryConfig, Meta, MixerConfig, MlpConfig, MlpKindConfig,
+    NormConfig, Objective, Reads, Replay, Surprise, SurpriseGate,
 };
 use hecate_model::rng::Rng;
 use hecate_model::{Access, Kind, Logits, Model, ModelConfig, ParamSpec, Params, State, Tape, Workspace};
@@ -85,10 +85,13 @@ fn continua() -> Vec<ChannelConfig> {
 /// Continuum memories with learned rates, slow copies and replay.
 fn additions() -> Vec<ChannelConfig> {
     let level = |period, decay| CmsLevel { period: Some(period), rate: 0.3, warmup: 2, decay, ..CmsLevel::default() };
-    let base = |decay| CmsConfig { hidden: Some(6), levels: vec![level(2, decay), level(3, 0.0)], ..CmsConfig::default() };
+    let base =
+        |decay| CmsConfig { hidden: Some(6), levels: vec![level(2, decay), level(3, 0.0)], ..CmsConfig::default() };
     let learned = |arrangement, decay| CmsConfig { arrangement, learn_rates: true, ..base(decay) };
-    let slow = |arrangement, reads| {
-        CmsConfig { arrangement, consolidation: Some(Consolidation { keep: 0.7, reads }), ..base(0.1) }
+    let slow = |arrangement, reads| CmsConfig {
+        arrangement,
+        consolidation: Some(Consolidation { keep: 0.7, reads }),
+        ..base(0.1)
     };
     let replay = Some(Replay { size: 5, draw: 3, weight: 0.5, seed: 1 });
     let all = [
@@ -99,7 +102,27 @@ fn additions() -> Vec<ChannelConfig> {
         slow(Arrangement::Nested, Reads::Fast),
         CmsConfig { replay, ..learned(Arrangement::Sequential, 0.0) },
     ];
-    all.map(ChannelConfig::Cms).into()
+    all.into_iter().chain(unrolled()).map(ChannelConfig::Cms).collect()
+}
+
+/// Continuum memories whose changes gradients go through.
+fn unrolled() -> Vec<CmsConfig> {
+    let level = |period, decay| CmsLevel { period: Some(period), rate: 0.4, warmup: 2, decay, ..CmsLevel::default() };
+    let levels = vec![level(2, 0.0), level(3, 0.1)];
+    let base = |arrangement| CmsConfig {
+        hidden: Some(6),
+        arrangement,
+        meta: Meta::Unroll,
+        levels: levels.clone(),
+        ..CmsConfig::default()
+    };
+    let gate = Some(SurpriseGate { signal: Surprise::Loss, threshold: 1.93 });
+    vec![
+        CmsConfig { learn_rates: true, ..base(Arrangement::Sequential) },
+        CmsConfig { gate, ..base(Arrangement::Independent) },
+        CmsConfig { online: true, ..base(Arrangement::Nested) },
+        CmsConfig { learn_rates: true, ..base(Arrangement::Nested) },
+    ]
 }
 
 /// Every mixer with every channel and norm, every mechanism in every mixer that takes a memory, and every rule alone.
@@ -123,6 +146,9 @@ fn configs() -> Vec<ModelConfig> {
         }
     }
     add(MixerConfig::None, &gelu, false);
+    for (channel, mixer) in unrolled().into_iter().zip([3, 5]) {
+        add(around(&plain)[mixer].clone(), &ChannelConfig::Cms(channel), true);
+    }
     for channel in &continua() {
         add(MixerConfig::Memory(plain.clone()), channel, false);
         add(MixerConfig::Attention(attention()), channel, true);

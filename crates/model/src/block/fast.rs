@@ -199,6 +199,35 @@ impl Fast {
         self.add_up(params, fast, sums);
     }
 
+    /// Transpose of [`Fast::change`] of the whole matrix: `dfast` goes from behind the change to before it.
+    pub fn change_backward(&self, by: Change<f64>, dfast: &mut [f64]) {
+        for i in 0..self.theta.len() {
+            let delta = dfast[self.delta.start + i];
+            let all = self.anew.as_ref().map_or(0.0, |[_, all]| dfast[all.start + i]);
+            dfast[self.gathered.start + i] = all - by.rate * delta;
+            dfast[self.delta.start + i] = (1.0 - by.decay) * delta;
+        }
+    }
+
+    /// Transpose of [`Fast::restart`].
+    pub fn restart_backward(&self, rate: f64, dfast: &mut [f64]) {
+        for i in 0..self.theta.len() {
+            let mut gathered = 0.0;
+            if let Some([start, all]) = &self.anew {
+                let from = dfast[start.start + i] + dfast[self.delta.start + i];
+                gathered = -rate * from;
+                (dfast[start.start + i], dfast[all.start + i]) = (from, gathered);
+            }
+            dfast[self.gathered.start + i] = gathered;
+            dfast[self.delta.start + i] = 0.0;
+        }
+    }
+
+    /// Where the state has what is added.
+    pub fn delta(&self) -> Range<usize> {
+        self.delta.clone()
+    }
+
     /// The runs of a patch, from the matrix's first value.
     fn runs(&self, patch: &Patch) -> impl Iterator<Item = Range<usize>> + use<> {
         let (cols, at) = (self.cols, patch.cols.clone());

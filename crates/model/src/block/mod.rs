@@ -25,7 +25,7 @@ use alone::{Alone, AloneTape};
 pub(crate) use attention::SERVE_TOKENS;
 use attention::{Attention, AttentionTape};
 use cms::CmsTape;
-pub(crate) use cms::{Again, Cms, Pace, Predictions, next_change};
+pub(crate) use cms::{Again, Asked, Cms, Known, Pace, Predictions, next_change};
 use hecate_core::Scalar;
 use hecate_core::ops::{LinearShape, Ops};
 use hecate_core::scan::Write;

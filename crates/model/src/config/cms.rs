@@ -1,6 +1,6 @@
 //! A continuum memory system as a channel part.
 
-use super::{MAX_LEVELS, MlpConfig, MlpKindConfig, sized};
+use super::{BlockConfig, ChannelConfig, MAX_LEVELS, MacConfig, MixerConfig, MlpConfig, MlpKindConfig, sized};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -276,8 +276,11 @@ impl CmsConfig {
             if headwise {
                 return no("learn_rates", "levels of `headwise` share their matrices: use another arrangement".into());
             }
-            if self.online && self.meta == Meta::FirstOrder {
-                return no("learn_rates", "what `online` starts from is learned too: use meta = \"unroll\"".into());
+            if self.online {
+                return no(
+                    "learn_rates",
+                    "not beside `online`, whose start steps too: set `rate` of every level".into(),
+                );
             }
             if self.consolidation.is_some() {
                 return no("learn_rates", "not beside `consolidation`: set `rate` of every level".into());
@@ -303,7 +306,8 @@ impl CmsConfig {
                 return no("consolidation.keep", format!("{} is not at least 0 and below 1", c.keep));
             }
             if c.reads == Reads::Fast && (self.arrangement != Arrangement::Nested || self.online) {
-                let reason = "nothing would read the copy: use \"both\", or `nested` without `online`, which starts from it";
+                let reason =
+                    "nothing would read the copy: use \"both\", or `nested` without `online`, which starts from it";
                 return no("consolidation.reads", reason.into());
             }
         }
@@ -352,4 +356,25 @@ impl CmsConfig {
         }
         Ok(())
     }
+}
+
+/// What continuum memories ask of each other, and of mixers.
+pub(super) fn check_together(blocks: &[BlockConfig]) -> Result<()> {
+    let mut metas = blocks.iter().enumerate().filter_map(|(i, block)| match &block.channel {
+        ChannelConfig::Cms(cms) => Some((i, cms.meta)),
+        _ => None,
+    });
+    let Some((first, meta)) = metas.next() else { return Ok(()) };
+    if let Some((i, _)) = metas.find(|(_, other)| *other != meta) {
+        let reason =
+            format!("another one than that of block {first}: gradients go through all changes of a model or none");
+        return Err(Error::config(format!("blocks.{i}.channel.meta"), reason));
+    }
+    let leaks = |b: &BlockConfig| matches!(b.mixer, MixerConfig::Mac(MacConfig { causal: false, .. }));
+    if let Some(i) = blocks.iter().position(leaks) {
+        let reason = "continuum memories learn from tokens as they come, and mac with causal = false lets a token see \
+                      those behind it; use causal = true";
+        return Err(Error::config(format!("blocks.{i}.mixer.causal"), reason));
+    }
+    Ok(())
 }

@@ -74,7 +74,8 @@ impl Cms {
     /// else happens.
     fn group<F: Scalar>(&self, unit: &Unit, stretches: &[Range<usize>], fast: &[F]) -> usize {
         let level = &self.levels[unit.levels.start];
-        let plain = unit.levels.len() == 1 && self.slower(unit).is_none() && level.config.decay == 0.0 && unit.ring.is_none();
+        let plain =
+            unit.levels.len() == 1 && self.slower(unit).is_none() && level.config.decay == 0.0 && unit.ring.is_none();
         // A slow copy moves at every change; what an earlier call gathered belongs to the first one alone.
         let plain = plain && unit.fast.as_ref().is_some_and(|[up, _]| !up.consolidates());
         if !plain || unit.waits(fast) {

@@ -14,19 +14,21 @@ mod gate;
 mod learn;
 mod rate;
 mod replay;
+mod unroll;
 
 pub(crate) use gate::Predictions;
+pub(crate) use unroll::Asked;
 
 use super::fast::{Extras, Fast, Patch};
 use super::mlp::{Mlp, MlpTape, Weights};
 use super::{Builder, Call, SideTape, part, part_backward};
-use replay::Ring;
-use crate::config::{Arrangement, CmsConfig, CmsLevel, NormConfig, Objective, Reduction, Surprise, SurpriseGate};
+use crate::config::{Arrangement, CmsConfig, CmsLevel, Meta, NormConfig, Objective, Reduction, Surprise, SurpriseGate};
 use crate::error::Result;
 use crate::params::{Init, Kind};
 use crate::pool::{Pool, fit};
 use hecate_core::Scalar;
 use hecate_core::ops::{MlpKind, Ops};
+use replay::Ring;
 use std::ops::Range;
 
 /// At whose pace levels change.
@@ -40,6 +42,7 @@ pub(crate) enum Pace {
 
 pub(crate) struct Cms {
     objective: Objective,
+    meta: Meta,
     gate: Option<SurpriseGate>,
     nested: bool,
     levels: Vec<Level>,
@@ -145,6 +148,18 @@ pub(crate) struct Again<F> {
     pub fast: Vec<F>,
     /// The sums.
     pub sums: Vec<F>,
+    /// The weights that the call's tokens have met, where they are kept: no change is then made once more.
+    pub known: Vec<Known<F>>,
+}
+
+/// Weights that some tokens have met, and their gradient.
+#[derive(Clone, Debug)]
+pub(crate) struct Known<F> {
+    pub rows: Range<usize>,
+    /// As [`Again::sums`].
+    pub sums: Vec<F>,
+    /// Laid out like them; added into.
+    pub grads: Vec<F>,
 }
 
 impl Cms {
@@ -152,6 +167,7 @@ impl Cms {
         let headwise = config.arrangement == Arrangement::Headwise;
         let mut cms = Self {
             objective: config.objective,
+            meta: config.meta,
             gate: config.gate,
             nested: config.arrangement == Arrangement::Nested,
             levels: Vec::new(),
@@ -236,6 +252,11 @@ impl Cms {
     /// Period of every level, fastest first.
     pub fn schedule(&self) -> impl Iterator<Item = u64> + '_ {
         self.levels.iter().map(|level| level.period)
+    }
+
+    /// Whether gradients go through changes.
+    pub fn unrolls(&self) -> bool {
+        self.meta == Meta::Unroll
     }
 
     /// Whether changes go by the task's loss.
@@ -338,6 +359,10 @@ impl Cms {
                     };
                     match (call.column, *played) {
                         (true, _) => self.units[u].column_backward(call, own, dout, dx, self.asks_for_columns(), pool),
+                        (_, true) if !again.known.is_empty() => {
+                            let unit = &self.units[u];
+                            unit.known_backward(call, normed, own, dout, dx, grads, &mut again.known, pool);
+                        }
                         (_, true) => {
                             self.replay_backward(&self.units[u], call, normed, own, dout, dx, grads, again, pool)
                         }

@@ -3,10 +3,10 @@
 use super::super::{Builder, Call};
 use super::{Cms, Gradients, Unit};
 use crate::config::Replay;
+use crate::pool::Pool;
 use crate::rng::Rng;
 use hecate_core::Scalar;
 use hecate_core::ops::Ops;
-use crate::pool::Pool;
 use std::ops::Range;
 
 /// The newest pairs of one perceptron.
