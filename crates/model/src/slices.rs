@@ -340,12 +340,15 @@ impl Model {
     }
 
     /// What continuum memories did in a sequence: `blocks.N.levels.L.written`, the share of tokens that a level behind a gate
-    /// has learned from of late, and `blocks.N.MATRIX.added_norm`, the Euclidean norm of what was added to a matrix.
+    /// has learned from of late, `blocks.N.levels.L.mean_period`, the tokens
+    /// from one change to the next where a gate decides, and `blocks.N.MATRIX.added_norm`, the Euclidean norm of what was added to a matrix.
     pub(crate) fn continuum_traces<F: Scalar>(&self, state: &State<F>) -> Vec<(String, f64)> {
         let mut out = Vec::new();
         for (b, cms) in self.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?))) {
             let name = |(level, share)| (format!("blocks.{b}.levels.{level}.written"), share);
             out.extend(cms.written(&state.fast).map(name));
+            let name = |(level, period)| (format!("blocks.{b}.levels.{level}.mean_period"), period);
+            out.extend(cms.mean_periods(state.position, &state.fast).map(name));
         }
         for spec in &self.state_layout().fast {
             let Some(matrix) = spec.name.strip_suffix(".delta") else { continue };

@@ -479,3 +479,34 @@ fn a_level_that_never_moves_is_a_perceptron_bit_for_bit() {
         assert!(measure(&moving, &ops) != expected, "one that moves is another");
     }
 }
+
+/// With its weights at zero a gate keeps the period; open at every asking, the level changes with the fastest; shut, never.
+#[test]
+fn a_learned_period_starts_as_the_set_one_and_follows_its_gate() {
+    let mixer = MixerConfig::Memory(memory("titans"));
+    let level = |period, rate| CmsLevel { period: Some(period), rate, ..CmsLevel::default() };
+    let fixed = CmsConfig { levels: vec![level(2, 0.5), level(4, 0.3)], ..cms(Arrangement::Sequential) };
+    let fast = CmsConfig { levels: vec![level(2, 0.5), level(2, 0.15)], ..fixed.clone() };
+    let run = |cms: &CmsConfig, bias: f64| {
+        let model = model_of(&mixer, cms, NormConfig::Pre);
+        let mut params: Params<f64> = model.params().init(3);
+        for spec in model.params().specs.iter().filter(|s| s.name.ends_with("gate.bias")) {
+            params.data[spec.range.clone()].fill(bias);
+        }
+        let (mut state, mut tape, n) = (model.new_state(), Tape::default(), TOKENS.len() - 1);
+        let (mut losses, mut grads) = (vec![0.0; n], vec![0.0; model.params().len]);
+        let (x, y, ops) = (&TOKENS[..n], &TOKENS[1..], Reference::<f64>::new());
+        model.train(&ops, &params, &mut state, x, y, 1.0, &mut losses, &mut grads, &mut tape).unwrap();
+        let traces: BTreeMap<String, f64> = model.traces(&tape, &state).into_iter().collect();
+        (losses, traces.get("blocks.0.levels.1.mean_period").copied())
+    };
+    let learned = CmsConfig { learn_periods: true, ..fixed.clone() };
+    assert_eq!(run(&learned, 0.0).0, run(&fixed, 0.0).0);
+    assert_eq!(run(&learned, 0.0).1, Some(18.0 / 4.0));
+    // The mean over the period of four is half of that over two.
+    let (losses, period) = run(&learned, 100.0);
+    close("always open", &losses, &run(&fast, 0.0).0, 1e-12);
+    assert_eq!(period, Some(2.0));
+    assert_eq!(run(&learned, -100.0).1, Some(18.0));
+    assert!(run(&learned, -100.0).0 != losses);
+}

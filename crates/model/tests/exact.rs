@@ -94,6 +94,7 @@ fn additions() -> Vec<ChannelConfig> {
         ..base(0.1)
     };
     let replay = Some(Replay { size: 5, draw: 3, weight: 0.5, seed: 1 });
+    let large = CmsLevel { rate: 50.0, ..level(3, 0.0) };
     let all = [
         learned(Arrangement::Sequential, 0.0),
         learned(Arrangement::Independent, 0.1),
@@ -101,6 +102,9 @@ fn additions() -> Vec<ChannelConfig> {
         slow(Arrangement::Sequential, Reads::Both),
         slow(Arrangement::Nested, Reads::Fast),
         CmsConfig { replay, ..learned(Arrangement::Sequential, 0.0) },
+        // A gate learns from what its changes did to the few tokens behind them: large ones, to be seen.
+        CmsConfig { learn_periods: true, levels: vec![level(2, 0.0), large.clone()], ..base(0.0) },
+        CmsConfig { learn_periods: true, levels: vec![level(2, 0.0), large], ..learned(Arrangement::Independent, 0.0) },
     ];
     all.into_iter().chain(unrolled()).map(ChannelConfig::Cms).collect()
 }

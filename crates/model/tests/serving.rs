@@ -4,8 +4,8 @@ use hecate_core::ops::Cpu;
 use hecate_core::simd::Isa;
 use hecate_core::{Activation, AnyRule, Dims};
 use hecate_model::config::{
-    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, LevelConfig, MacConfig, MagConfig,
-    MalConfig, MemoryConfig, MixerConfig, Objective,
+    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, Consolidation, LevelConfig,
+    MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig, Objective, Reads, Replay,
 };
 use hecate_model::rng::Rng;
 use hecate_model::state::NamedTensor;
@@ -52,7 +52,15 @@ fn continua(mixers: &[MixerConfig]) -> Vec<ModelConfig> {
         let arrangement = [Sequential, Nested, Headwise, Independent][i % 4];
         let objective = if i % 5 == 4 { Objective::LocalL2 } else { Objective::Task };
         let (hidden, levels) = (Some(24), levels.clone());
-        let cms = CmsConfig { hidden, arrangement, objective, levels, ..CmsConfig::default() };
+        let mut cms = CmsConfig { hidden, arrangement, objective, levels, ..CmsConfig::default() };
+        let slow = |reads| Some(Consolidation { keep: 0.8, reads });
+        match i % 8 {
+            0 => (cms.learn_periods, cms.learn_rates) = (true, true),
+            1 => cms.consolidation = slow(Reads::Fast),
+            2 => cms.consolidation = slow(Reads::Both),
+            3 => cms.replay = Some(Replay { size: 40, draw: 7, ..Replay::default() }),
+            _ => {}
+        }
         with_channel(mixer.clone(), ChannelConfig::Cms(cms))
     };
     mixers.iter().enumerate().map(config).collect()

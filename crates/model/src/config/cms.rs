@@ -35,6 +35,10 @@ pub struct CmsConfig {
     /// Learn the size of every level's step: `rate` is then where it starts. Levels that the optimizer steps keep theirs.
     #[serde(skip_serializing_if = "is_false")]
     pub learn_rates: bool,
+    /// Learn when levels change, the fastest aside: at every change of that one each may change, if its gate opens. Gates
+    /// start as the periods have it. Levels that the optimizer steps keep their periods.
+    #[serde(skip_serializing_if = "is_false")]
+    pub learn_periods: bool,
     /// What gradients go through.
     #[serde(skip_serializing_if = "is_default")]
     pub meta: Meta,
@@ -213,6 +217,7 @@ impl Default for CmsConfig {
             online: false,
             gate: None,
             learn_rates: false,
+            learn_periods: false,
             meta: Meta::default(),
             consolidation: None,
             replay: None,
@@ -287,6 +292,23 @@ impl CmsConfig {
             }
             if let Some(i) = self.levels.iter().position(|level| level.serve_rate.is_some()) {
                 return no(&format!("levels.{i}.serve_rate"), "rates are learned: leave it out".into());
+            }
+        }
+        if self.learn_periods {
+            let decays = self.levels.iter().any(|level| level.decay > 0.0);
+            let beside = [
+                ("arrangement = \"headwise\"", headwise),
+                ("arrangement = \"nested\"", self.arrangement == Arrangement::Nested),
+                ("meta = \"unroll\"", self.meta == Meta::Unroll),
+                ("consolidation", self.consolidation.is_some()),
+                ("replay", self.replay.is_some()),
+                ("levels.decay", decays),
+            ];
+            if let Some((what, _)) = beside.iter().find(|(_, there)| *there) {
+                return no("learn_periods", format!("not beside `{what}`, which goes by fixed periods"));
+            }
+            if self.levels.len() == 1 {
+                return no("learn_periods", "the fastest level keeps its period, and there is no other".into());
             }
         }
         if self.meta == Meta::Unroll {

@@ -37,6 +37,7 @@ impl Cms {
         pool: &mut Pool<O::F>,
     ) {
         let learned = self.added_by_steps(unit, call, own, normed, &again.fast, pool);
+        let opened = self.opened(unit, call, own, &again.fast);
         let mut dup = pool.zeros(own.mlp.up.len());
         let mut back = Back { own, dout, dup: &mut dup, dx };
         let stretches = self.stretches(unit, call);
@@ -51,6 +52,9 @@ impl Cms {
         }
         call.weight_backward(&unit.mlp.down, &own.mlp.hidden, dout, grads);
         call.weight_backward(&unit.mlp.up, normed, &dup, grads);
+        if let Some(opened) = opened {
+            self.openings_backward(unit, call, own, opened, [normed, &dup, dout], grads, pool);
+        }
         if let Some(added) = learned {
             self.rate_backward(unit, call, added, &dup, dout, grads, pool);
         }
@@ -74,8 +78,8 @@ impl Cms {
     /// else happens.
     fn group<F: Scalar>(&self, unit: &Unit, stretches: &[Range<usize>], fast: &[F]) -> usize {
         let level = &self.levels[unit.levels.start];
-        let plain =
-            unit.levels.len() == 1 && self.slower(unit).is_none() && level.config.decay == 0.0 && unit.ring.is_none();
+        let alone = unit.levels.len() == 1 && self.slower(unit).is_none();
+        let plain = alone && level.config.decay == 0.0 && unit.ring.is_none() && unit.frequency.is_none();
         // A slow copy moves at every change; what an earlier call gathered belongs to the first one alone.
         let plain = plain && unit.fast.as_ref().is_some_and(|[up, _]| !up.consolidates());
         if !plain || unit.waits(fast) {
@@ -127,7 +131,7 @@ impl Cms {
         let mut parts: Vec<(O::F, usize)> = Vec::with_capacity(rows.len());
         for stretch in stretches {
             let due = (call.pos + stretch.end as u64).is_multiple_of(level.period);
-            let rate = if due { self.next_step(level, &own, &mut again.fast).rate } else { O::F::zero() };
+            let rate = if due { self.next_step(level, O::F::one(), &own, &mut again.fast).rate } else { O::F::zero() };
             parts.extend(stretch.clone().map(|_| (rate, stretch.end - rows.start)));
         }
         let [up_weight, down_weight] = unit.weights(&Call { fast: &again.sums, ..own });

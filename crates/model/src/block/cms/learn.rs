@@ -108,22 +108,22 @@ impl Cms {
         pool: &mut Pool<O::F>,
     ) {
         let (Some([up, down]), l) = (&unit.fast, unit.levels.start) else { return };
-        let level = &self.levels[l];
+        let (level, due) = (&self.levels[l], self.due(unit, call, gradients.x, fast));
         // Where nothing waits from before, what is gathered goes straight into the weights: the same numbers.
-        let whole = unit.levels.len() == 1 && is_due(level, call) && !unit.waits(fast) && unit.ring.is_none();
-        if whole && self.moves(l, call) {
-            let by = self.next_step(level, call, fast);
+        let whole = unit.levels.len() == 1 && !unit.waits(fast) && unit.ring.is_none() && self.moves(l, call);
+        if let (Some(due), true) = (due, whole) {
+            let by = self.next_step(level, due, call, fast);
             up.change_at_once(call, gradients.x, gradients.dup, by, fast, sums, pool);
             down.change_at_once(call, gradients.hidden, gradients.dout, by, fast, sums, pool);
         } else {
             self.gather(unit, call, gradients, fast, pool);
             if let (Some(ring), true) = (&unit.ring, self.moves(l, call)) {
                 ring.keep(gradients, call.tokens, fast);
-                if is_due(level, call) {
+                if due.is_some() {
                     self.learn_again(unit, ring, call, fast, sums, pool);
                 }
             }
-            self.change(unit, call, fast, sums);
+            self.change(unit, due, call, fast, sums);
         }
         self.restart(unit, call, fast, sums);
     }
@@ -167,12 +167,29 @@ impl Cms {
         }
     }
 
-    /// Changes the levels of a unit that are due after the call, fastest first.
-    fn change<O: Ops>(&self, unit: &Unit, call: &Call<'_, O>, fast: &mut [O::F], sums: &mut [O::F]) {
+    /// Whether the first level of a unit is due after the call, and how much of a step it takes then: all of it, with the
+    /// derivative of a gate's opening where that decides. `x` is what the unit took.
+    fn due<O: Ops>(&self, unit: &Unit, call: &Call<'_, O>, x: &[O::F], fast: &mut [O::F]) -> Option<O::F> {
+        match &unit.frequency {
+            Some(gate) if self.moves(unit.levels.start, call) => {
+                gate.take(x, &mut fast[gate.place()]);
+                let end = call.pos + call.tokens as u64;
+                let opening = gate.opens(end, call.params, &fast[gate.place()])?;
+                fast[gate.place()].fill(O::F::zero());
+                Some(O::F::straight_through(O::F::one(), opening))
+            }
+            _ => is_due(&self.levels[unit.levels.start], call).then(O::F::one),
+        }
+    }
+
+    /// Changes the levels of a unit that are due after the call, fastest first; `due` is the first one's.
+    fn change<O: Ops>(&self, unit: &Unit, due: Option<O::F>, call: &Call<'_, O>, fast: &mut [O::F], sums: &mut [O::F]) {
         let Some(matrices) = &unit.fast else { return };
-        for l in unit.levels.clone().filter(|&l| self.moves(l, call) && is_due(&self.levels[l], call)) {
+        for l in unit.levels.clone().filter(|&l| self.moves(l, call)) {
             let level = &self.levels[l];
-            let by = self.next_step(level, call, fast);
+            let due = if l == unit.levels.start { due } else { is_due(level, call).then(O::F::one) };
+            let Some(due) = due else { continue };
+            let by = self.next_step(level, due, call, fast);
             for (matrix, patches) in matrices.iter().zip(&level.patches) {
                 patches.iter().for_each(|patch| matrix.change(patch, by, call.params, fast, sums));
             }
@@ -192,12 +209,18 @@ impl Cms {
         }
     }
 
-    /// Counts a change of a level, and says how large it is.
-    pub(super) fn next_step<O: Ops>(&self, level: &Level, call: &Call<'_, O>, fast: &mut [O::F]) -> Change<O::F> {
+    /// Counts a change of a level, `due` of a whole one, and says how large it is.
+    pub(super) fn next_step<O: Ops>(
+        &self,
+        level: &Level,
+        due: O::F,
+        call: &Call<'_, O>,
+        fast: &mut [O::F],
+    ) -> Change<O::F> {
         let count = &mut fast[level.count.start];
         *count += O::F::one();
         let warm = O::F::from_f64((count.value() / level.config.warmup.max(1) as f64).min(1.0));
-        Change { rate: warm * level.rate(call.params, call.pace), decay: level.config.decay }
+        Change { rate: due * warm * level.rate(call.params, call.pace), decay: level.config.decay }
     }
 }
 

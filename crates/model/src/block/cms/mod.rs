@@ -12,6 +12,7 @@
 mod again;
 mod gate;
 mod learn;
+mod period;
 mod rate;
 mod replay;
 mod unroll;
@@ -28,6 +29,7 @@ use crate::params::{Init, Kind};
 use crate::pool::{Pool, fit};
 use hecate_core::Scalar;
 use hecate_core::ops::{MlpKind, Ops};
+use period::FrequencyGate;
 use replay::Ring;
 use std::ops::Range;
 
@@ -63,6 +65,8 @@ struct Unit {
     written: Option<usize>,
     /// Pairs to learn again.
     ring: Option<Ring>,
+    /// What says when it changes, where that is learned.
+    frequency: Option<FrequencyGate>,
 }
 
 /// Perceptrons side by side behind one norm.
@@ -227,7 +231,11 @@ impl Cms {
         let name = format!("{}.{part}.waiting", b.prefix);
         let waiting = if moves { b.state.add_fast(name, vec![1]).start } else { 0 };
         let ring = config.replay.filter(|_| moves).map(|replay| Ring::new(b, part, replay));
-        self.units.push(Unit { mlp, levels, fast, waiting, written, ring });
+        let first = levels.start;
+        let gated = config.learn_periods && first > 0 && self.levels[first].config.rate > 0.0;
+        let frequency = (gated && periods[first] < b.context)
+            .then(|| FrequencyGate::new(b, &format!("channel.levels.{first}"), [periods[0], periods[first]]));
+        self.units.push(Unit { mlp, levels, fast, waiting, written, ring, frequency });
     }
 
     /// After how many tokens something changes at this pace, every time.
@@ -237,7 +245,8 @@ impl Cms {
 
     fn unit_periods(&self, unit: &Unit, pace: Pace) -> impl Iterator<Item = u64> + use<> {
         let moving = self.levels[unit.levels.clone()].iter().filter(|level| level.moves(pace));
-        let mut periods: Vec<u64> = moving.map(|level| level.period).collect();
+        let own = |level: &Level| unit.frequency.as_ref().map_or(level.period, FrequencyGate::every);
+        let mut periods: Vec<u64> = moving.map(own).collect();
         if let (false, Some(slower)) = (periods.is_empty(), self.slower(unit)) {
             periods.push(slower.period);
         }
