@@ -20,6 +20,7 @@ mod pool;
 pub mod rng;
 mod slices;
 pub mod state;
+mod targets;
 pub mod tensorfile;
 pub mod weights;
 
@@ -34,3 +35,4 @@ pub use grow::{Growth, GrowthStart, grow};
 pub use model::{Logits, Model, Tape, Workspace};
 pub use params::{Init, Kind, ParamLayout, ParamSpec, Params};
 pub use state::{LevelSchedule, Lineage, State, StateLayout};
+pub use targets::IGNORED;

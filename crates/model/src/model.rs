@@ -9,6 +9,7 @@ use crate::params::{Init, Kind, ParamLayout, Params};
 use crate::pool::{Pool, fit};
 use crate::slices::{Lesson, Moving, Schedule, Slice};
 use crate::state::{LevelSchedule, State, StateLayout};
+use crate::targets::{ROWS as HEAD_ROWS, Targets};
 use hecate_core::ops::{LinearShape, Ops, rope};
 use hecate_core::{AnyRule, Scalar};
 use std::ops::Range;
@@ -16,8 +17,6 @@ use std::sync::Arc;
 
 /// Tokens that a serving call takes at once; longer inputs go piece by piece, with the same bits.
 const PIECE_TOKENS: usize = crate::block::SERVE_TOKENS;
-/// Rows of the head that a training step holds at once, so that logits stay in the cache.
-const HEAD_ROWS: usize = 128;
 
 /// A model without numbers: what [`Params`] and [`State`] mean.
 pub struct Model {
@@ -363,7 +362,8 @@ impl Model {
 
     /// Forward and backward over one sequence: the losses `[T]` in nats, and the gradients of their weighted sum.
     ///
-    /// `weight` multiplies every token's loss (1 / tokens of the step gives the mean). The state advances; its value at
+    /// `weight` multiplies every token's loss (1 / tokens of the step gives the mean); a target that is
+    /// [`IGNORED`](crate::IGNORED) has none. The state advances; its value at
     /// the start of the call is a constant, so the gradient is cut there. A call at position 0 starts from what the
     /// weights say, and gives learned starts their gradient; later calls give them none. `grads` is laid out like the
     /// parameters, or as [`Tape::gathering`] says, and is **added into**.
@@ -383,7 +383,7 @@ impl Model {
         tape: &mut Tape<O::F>,
     ) -> Result<()> {
         self.check_tokens(tokens)?;
-        self.check_tokens(targets)?;
+        self.check_targets(targets)?;
         let (width, n, pos) = (self.config.width, tokens.len(), state.position);
         tape.blocks.resize_with(self.blocks.len(), BlockTape::default);
         tape.blocks.iter_mut().for_each(BlockTape::start);
@@ -454,15 +454,15 @@ impl Model {
         let x = &tape.x;
         ops.rms_norm_forward(width, x, scale, fit(&mut tape.normed, x.len()));
         let mut dnormed = tape.pool.zeros(x.len());
-        let dloss = [weight; HEAD_ROWS];
         for (i, targets) in targets.chunks(HEAD_ROWS).enumerate() {
             let (rows, first) = (targets.len(), i * HEAD_ROWS);
             let normed = &tape.normed[first * width..][..rows * width];
             let mut logits = tape.pool.take(rows * vocab);
             self.head_forward(ops, params, normed, &mut logits);
-            ops.cross_entropy_forward(vocab, &logits, targets, &mut losses[first..first + rows]);
+            let targets = Targets::new(targets, weight);
+            targets.forward(ops, vocab, &logits, &mut losses[first..first + rows]);
             let mut dlogits = tape.pool.zeros(rows * vocab);
-            ops.cross_entropy_backward(vocab, &logits, targets, &dloss[..rows], &mut dlogits);
+            targets.backward(ops, vocab, &logits, &mut dlogits);
             let dnormed = &mut dnormed[first * width..][..rows * width];
             self.head_backward(ops, params, normed, &dlogits, dnormed, Some(grads));
             tape.pool.give(logits);

@@ -16,6 +16,7 @@ use crate::model::{Model, Tape, Workspace};
 use crate::params::{Kind, ParamLayout, Params};
 use crate::pool::{Pool, fit};
 use crate::state::State;
+use crate::targets::Targets;
 use hecate_core::Scalar;
 use hecate_core::ops::Ops;
 
@@ -225,7 +226,7 @@ impl Model {
         let scratch = fit(scratch, self.schedule.scratch);
         if self.schedule.columns {
             let mut dx = pool.zeros(n * width);
-            self.column_loss(ops, params, lesson.targets, [x, normed, logits], losses, &mut dx, scratch, pool);
+            self.column_loss(ops, params, lesson.targets, [x, normed, logits], &mut dx, scratch, pool);
             for (b, (block, own)) in self.blocks.iter().zip(&mut *blocks).enumerate().rev() {
                 let call = Call { block: b, fast: sums, column: true, ..call };
                 block.backward(&call, own, &mut dx, scratch, &mut Again::default(), pool)?;
@@ -236,7 +237,8 @@ impl Model {
             cms.look_at_itself(&Call { block: b, fast: sums, ..call }, &mut own.cms, pool);
         }
         if self.schedule.predictions {
-            ops.cross_entropy_forward(self.config().vocab, logits, lesson.targets, fit(losses, n));
+            let targets = Targets::new(lesson.targets, O::F::one());
+            targets.forward(ops, self.config().vocab, logits, fit(losses, n));
             fill_entropies(self.config().vocab, logits, fit(entropies, n));
         }
         let predictions = Predictions { losses, entropies };
@@ -262,16 +264,12 @@ impl Model {
         params: &Params<O::F>,
         targets: &[u32],
         [x, normed, logits]: [&[O::F]; 3],
-        losses: &mut Vec<O::F>,
         dx: &mut [O::F],
         scratch: &mut [O::F],
         pool: &mut Pool<O::F>,
     ) {
-        let (vocab, n) = (self.config().vocab, targets.len());
         let (mut dlogits, mut dnormed) = (pool.zeros(logits.len()), pool.zeros(normed.len()));
-        let losses = fit(losses, n);
-        losses.fill(O::F::one());
-        ops.cross_entropy_backward(vocab, logits, targets, losses, &mut dlogits);
+        Targets::new(targets, O::F::one()).backward(ops, self.config().vocab, logits, &mut dlogits);
         self.head_backward(ops, params, normed, &dlogits, &mut dnormed, None);
         let scale = &params.data[self.norm.clone()];
         ops.rms_norm_backward(scale.len(), x, scale, &dnormed, dx, &mut scratch[..scale.len()]);
