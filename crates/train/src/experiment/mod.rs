@@ -10,6 +10,7 @@ mod draw;
 mod figure;
 mod memory;
 mod outcome;
+mod residual;
 #[cfg(test)]
 mod tests;
 
@@ -97,4 +98,9 @@ experiments! {
     newton_schulz,
     tnt_projection,
     delta_momentum,
+    naive_cms,
+    nested_cms,
+    class_incremental,
+    optimizers_on_digits,
+    momentum_horizon,
 }
