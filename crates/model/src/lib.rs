@@ -21,6 +21,7 @@ pub mod rng;
 mod slices;
 pub mod state;
 pub mod tensorfile;
+mod trunk;
 pub mod weights;
 
 pub use access::{Access, Parts};

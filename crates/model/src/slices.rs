@@ -147,18 +147,12 @@ impl Schedule {
 impl Model {
     /// Whether a call may move a level of a continuum memory.
     pub(crate) fn may_move(&self, access: &Access) -> bool {
-        let mut blocks = self.blocks.iter().enumerate();
-        self.schedule.moves(Pace::Serving)
+        let mut blocks = self.trunk.blocks.iter().enumerate();
+        self.trunk.schedule.moves(Pace::Serving)
             && *access != Access::Read
             && blocks.any(|(b, block)| {
                 block.cms().is_some_and(|cms| (0..cms.schedule().count()).any(|level| access.writes(b, level)))
             })
-    }
-
-    /// The sums of all parameters that sequences change and of what this one added.
-    pub(crate) fn add_up<F: Scalar>(&self, params: &Params<F>, fast: &[F], sums: &mut Vec<F>) {
-        let sums = fit(sums, self.schedule.sums);
-        self.blocks.iter().filter_map(Block::cms).for_each(|cms| cms.add_up(&params.data, fast, sums));
     }
 
     /// Learns from the tokens that a state has open, of which `next` is the successor. They are then no longer open.
@@ -208,39 +202,39 @@ impl Model {
         let (width, n) = (self.config().width, lesson.tokens.len());
         let Moving { data, fast, sums, slice, pool } = moving;
         let Slice { blocks, rope, x, normed, logits, losses, entropies, scratch } = slice;
-        blocks.resize_with(self.blocks.len(), BlockTape::default);
+        blocks.resize_with(self.trunk.blocks.len(), BlockTape::default);
         ops.embedding_forward(width, lesson.tokens, &params.data[self.embedding.clone()], fit(x, n * width));
-        self.fill_rope(rope, n, lesson.pos);
+        self.trunk.fill_rope(rope, n, lesson.pos);
         let &Lesson { pos, access, pace, .. } = lesson;
-        let call = self.call(ops, params, n, pos, true, access, 0, rope);
-        let call = Call { pace, ..call };
-        for (b, (block, own)) in self.blocks.iter().zip(&mut *blocks).enumerate() {
+        let call = self.trunk.call(ops, params, n, pos, access, rope);
+        let call = Call { record: true, pace, ..call };
+        for (b, (block, own)) in self.trunk.blocks.iter().zip(&mut *blocks).enumerate() {
             block.forward(&Call { block: b, fast: sums, ..call }, x, data, own, pool)?;
         }
-        let scale = &params.data[self.norm.clone()];
+        let scale = &params.data[self.trunk.norm.clone()];
         ops.rms_norm_forward(width, x, scale, fit(normed, n * width));
         let logits = fit(logits, n * self.config().vocab);
         self.head_forward(ops, params, normed, logits);
 
-        let scratch = fit(scratch, self.schedule.scratch);
-        if self.schedule.columns {
+        let scratch = fit(scratch, self.trunk.schedule.scratch);
+        if self.trunk.schedule.columns {
             let mut dx = pool.zeros(n * width);
             self.column_loss(ops, params, lesson.targets, [x, normed, logits], losses, &mut dx, scratch, pool);
-            for (b, (block, own)) in self.blocks.iter().zip(&mut *blocks).enumerate().rev() {
+            for (b, (block, own)) in self.trunk.blocks.iter().zip(&mut *blocks).enumerate().rev() {
                 let call = Call { block: b, fast: sums, column: true, ..call };
                 block.backward(&call, own, &mut dx, scratch, &mut Again::default(), pool)?;
             }
             pool.give(dx);
         }
-        for (cms, (b, own)) in self.blocks.iter().zip(blocks.iter_mut().enumerate()).filter_map(with_cms) {
+        for (cms, (b, own)) in self.trunk.blocks.iter().zip(blocks.iter_mut().enumerate()).filter_map(with_cms) {
             cms.look_at_itself(&Call { block: b, fast: sums, ..call }, &mut own.cms, pool);
         }
-        if self.schedule.predictions {
+        if self.trunk.schedule.predictions {
             ops.cross_entropy_forward(self.config().vocab, logits, lesson.targets, fit(losses, n));
             fill_entropies(self.config().vocab, logits, fit(entropies, n));
         }
         let predictions = Predictions { losses, entropies };
-        for (cms, own) in self.blocks.iter().zip(blocks).filter_map(with_cms) {
+        for (cms, own) in self.trunk.blocks.iter().zip(blocks).filter_map(with_cms) {
             cms.shut_out(n, &mut own.cms, predictions, fast);
         }
         Ok(())
@@ -249,8 +243,8 @@ impl Model {
     /// Lets all continuum memories learn from a slice that has run.
     pub(crate) fn learn<O: Ops>(&self, ops: &O, params: &Params<O::F>, lesson: &Lesson<'_>, moving: Moving<'_, O::F>) {
         let Moving { fast, sums, slice, pool, .. } = moving;
-        let call = self.call(ops, params, lesson.tokens.len(), lesson.pos, true, lesson.access, 0, &[]);
-        for (cms, (b, own)) in self.blocks.iter().zip(slice.blocks.iter().enumerate()).filter_map(with_cms) {
+        let call = self.trunk.call(ops, params, lesson.tokens.len(), lesson.pos, lesson.access, &[]);
+        for (cms, (b, own)) in self.trunk.blocks.iter().zip(slice.blocks.iter().enumerate()).filter_map(with_cms) {
             cms.learn(&Call { block: b, pace: lesson.pace, ..call }, &own.cms, fast, sums, pool);
         }
     }
@@ -273,7 +267,7 @@ impl Model {
         losses.fill(O::F::one());
         ops.cross_entropy_backward(vocab, logits, targets, losses, &mut dlogits);
         self.head_backward(ops, params, normed, &dlogits, &mut dnormed, None);
-        let scale = &params.data[self.norm.clone()];
+        let scale = &params.data[self.trunk.norm.clone()];
         ops.rms_norm_backward(scale.len(), x, scale, &dnormed, dx, &mut scratch[..scale.len()]);
         pool.give(dlogits);
         pool.give(dnormed);
@@ -290,28 +284,28 @@ impl Model {
         targets: &[u32],
         tape: &mut Tape<O::F>,
     ) -> Result<()> {
-        let pace = self.training_pace();
+        let pace = self.trunk.training_pace();
         let Tape { blocks, slice, again, sums, data, pool, .. } = tape;
         fit(&mut again.fast, state.fast.len()).copy_from_slice(&state.fast);
         fit(data, state.data.len()).copy_from_slice(&state.data);
-        self.add_up(params, &state.fast, sums);
+        self.trunk.add_up(params, &state.fast, sums);
         let (mut from, end) = (0, tokens.len());
         while from < end {
             let pos = state.position + from as u64;
-            let to = end.min(from + (self.schedule.end_of_slice(pos, pace) - pos) as usize);
+            let to = end.min(from + (self.trunk.schedule.end_of_slice(pos, pace) - pos) as usize);
             let (tokens, targets) = (&tokens[from..to], &targets[from..to]);
             let lesson = Lesson { pos, tokens, targets, access: &Access::Learn, pace };
             self.slice(ops, params, &lesson, Moving { data, fast: &mut state.fast, sums, slice, pool })?;
-            let call = self.call(ops, params, to, state.position, true, &Access::Learn, 0, &[]);
+            let call = self.trunk.call(ops, params, to, state.position, &Access::Learn, &[]);
             let both = slice.blocks.iter().zip(blocks.iter_mut()).enumerate();
-            for (cms, (b, (slice, whole))) in self.blocks.iter().zip(both).filter_map(with_cms) {
+            for (cms, (b, (slice, whole))) in self.trunk.blocks.iter().zip(both).filter_map(with_cms) {
                 cms.collect(&slice.cms, &mut whole.cms, from == 0);
                 let call = Call { block: b, pace, ..call };
                 cms.learn_collected(&call, &mut whole.cms, to == end, &mut state.fast, sums, pool);
             }
             from = to;
         }
-        self.add_up(params, &again.fast, &mut again.sums);
+        self.trunk.add_up(params, &again.fast, &mut again.sums);
         Ok(())
     }
 
@@ -319,7 +313,7 @@ impl Model {
     /// has learned from of late, and `blocks.N.MATRIX.added_norm`, the Euclidean norm of what was added to a matrix.
     pub(crate) fn continuum_traces<F: Scalar>(&self, state: &State<F>) -> Vec<(String, f64)> {
         let mut out = Vec::new();
-        for (b, cms) in self.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?))) {
+        for (b, cms) in self.trunk.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?))) {
             let name = |(level, share)| (format!("blocks.{b}.levels.{level}.written"), share);
             out.extend(cms.written(&state.fast).map(name));
         }
@@ -334,19 +328,12 @@ impl Model {
     /// The levels of continuum memories that move when they are served: parameters of each, and the tokens from one change
     /// to the next.
     pub fn levels(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.blocks.iter().filter_map(Block::cms).flat_map(Cms::level_sizes)
+        self.trunk.blocks.iter().filter_map(Block::cms).flat_map(Cms::level_sizes)
     }
 
     /// The matrices of levels that are the optimizer's in training, by their first value, and the tokens after which each is
     /// due. Levels that share a matrix, those of `headwise`, are due with it at every step.
     pub fn slow_parameters(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        let pace = self.training_pace();
-        let cms = self.blocks.iter().filter_map(Block::cms);
-        cms.flat_map(move |cms| cms.slow(pace)).map(|(range, period)| (range.start, period))
-    }
-
-    /// Levels whose period is no shorter than the context are the optimizer's.
-    pub(crate) fn training_pace(&self) -> Pace {
-        Pace::Training { context: self.config().context as u64 }
+        self.trunk.slow_parameters()
     }
 }
