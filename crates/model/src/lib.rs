@@ -22,6 +22,7 @@ mod slices;
 pub mod state;
 mod targets;
 pub mod tensorfile;
+mod trunk;
 mod unroll;
 pub mod weights;
 

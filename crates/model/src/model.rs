@@ -1,18 +1,19 @@
 //! The model: an embedding, blocks, a final norm and a head; one way through it for every purpose.
 
 use crate::access::Access;
-use crate::block::{Again, Block, BlockTape, Builder, Call, MemoryInfo, Pace, RopeTable};
+use crate::block::{Again, BlockTape, Call, MemoryInfo, Pace, RopeTable};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::optim::InputLayout;
 use crate::params::{Init, Kind, ParamLayout, Params};
 use crate::pool::{Pool, fit};
-use crate::slices::{Lesson, Moving, Schedule, Slice};
-use crate::state::{LevelSchedule, State, StateLayout};
+use crate::slices::{Lesson, Moving, Slice};
+use crate::state::{State, StateLayout};
 use crate::targets::{ROWS as HEAD_ROWS, Targets};
+use crate::trunk::Trunk;
 use crate::unroll::Unrolled;
-use hecate_core::ops::{LinearShape, Ops, rope};
-use hecate_core::{AnyRule, Scalar};
+use hecate_core::Scalar;
+use hecate_core::ops::{LinearShape, Ops};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,14 +27,8 @@ pub struct Model {
     inputs: InputLayout,
     state: Arc<StateLayout>,
     pub(crate) embedding: Range<usize>,
-    pub(crate) blocks: Vec<Block>,
-    pub(crate) norm: Range<usize>,
+    pub(crate) trunk: Trunk,
     head: Option<Range<usize>>,
-    rope: Vec<(usize, f64)>,
-    /// Positions that some mixer puts before the sequence, at most.
-    rope_extra: usize,
-    /// When continuum memories move.
-    pub(crate) schedule: Schedule,
 }
 
 /// Buffers of a call, reused from call to call: after warm-up a decoding step allocates nothing.
@@ -146,35 +141,11 @@ impl Model {
         let table_std = if config.tie_embeddings { head_std } else { 0.5 };
         let embedding =
             params.add("embedding.weight".into(), &[vocab, width], Kind::Embedding, Init::Normal(table_std));
-        let (mut blocks, mut sums) = (Vec::new(), 0);
-        for (i, block) in expanded.iter().enumerate() {
-            let (prefix, depth) = (format!("blocks.{i}"), expanded.len());
-            let context = config.context as u64;
-            let mut b = Builder { params: &mut params, state: &mut state, width, depth, context, prefix, sums };
-            blocks.push(Block::new(&mut b, block));
-            sums = b.sums;
-        }
-        let norm = params.add("norm.scale".into(), &[width], Kind::Norm, Init::Constant(1.0));
+        let trunk = Trunk::new(&mut params, &mut state, width, config.context as u64, &expanded);
         let head = (!config.tie_embeddings)
             .then(|| params.add("head.weight".into(), &[width, vocab], Kind::Embedding, Init::Normal(head_std)));
-        let mut rope: Vec<(usize, f64)> = Vec::new();
-        for key in blocks.iter().filter_map(Block::rope_key) {
-            if !rope.contains(&key) {
-                rope.push(key);
-            }
-        }
-        for (b, block) in blocks.iter().enumerate() {
-            state.levels.extend(block.memory_infos().iter().filter_map(|info| {
-                let AnyRule::Paced(paced) = &info.rule else { return None };
-                Some(LevelSchedule { block: b, level: info.level, period: paced.period })
-            }));
-            let periods = block.cms().into_iter().flat_map(|cms| cms.schedule().enumerate());
-            state.levels.extend(periods.map(|(level, period)| LevelSchedule { block: b, level, period }));
-        }
-        let rope_extra = blocks.iter().map(Block::rope_extra).max().unwrap_or(0);
         let inputs = InputLayout::new(&params);
-        let (schedule, state) = (Schedule::new(&blocks, sums, config.context as u64, &params), Arc::new(state));
-        Ok(Self { config, params, inputs, state, embedding, blocks, norm, head, rope, rope_extra, schedule })
+        Ok(Self { config, params, inputs, state: Arc::new(state), embedding, trunk, head })
     }
 
     /// The configuration, `repeat` written out.
@@ -199,14 +170,14 @@ impl Model {
     }
     /// The memories of all blocks, level by level, with their block.
     pub fn memories(&self) -> impl Iterator<Item = (usize, MemoryInfo)> + '_ {
-        self.blocks.iter().enumerate().flat_map(|(i, b)| b.memory_infos().into_iter().map(move |info| (i, info)))
+        self.trunk.memories()
     }
 
     /// Floating-point operations of one token, forward, a multiply-add counted as two, in a call of `tokens` tokens
     /// that starts at position `pos`. Recomputation and padding do not count; a training step counts three times this.
     pub fn flops(&self, tokens: usize, pos: u64) -> f64 {
         let head = 2.0 * (self.config.width * self.config.vocab) as f64;
-        head + self.blocks.iter().map(|b| b.flops(tokens, pos)).sum::<f64>()
+        head + self.trunk.flops(tokens, pos)
     }
 
     /// Runs tokens through the model: logits `[T, vocab]`, or those of the last token.
@@ -229,7 +200,7 @@ impl Model {
         self.check_tokens(tokens)?;
         let rows = if want == Logits::All { tokens.len() } else { tokens.len().min(1) };
         fit(&mut ws.logits, rows * self.config.vocab);
-        self.add_up(params, &state.fast, &mut ws.sums);
+        self.trunk.add_up(params, &state.fast, &mut ws.sums);
         if *access == Access::Read {
             // What cannot change is lent to the copy.
             let lent = (std::mem::take(&mut state.fast), std::mem::take(&mut state.open));
@@ -264,7 +235,7 @@ impl Model {
         while done < tokens.len() {
             let rest = &tokens[done..];
             let begin = state.position - state.open.tokens.len() as u64;
-            let end = self.schedule.end_of_slice(begin, pace);
+            let end = self.trunk.schedule.end_of_slice(begin, pace);
             if state.open.tokens.is_empty() {
                 state.open.access.clone_from(access);
             } else if state.position >= end || state.open.access != *access {
@@ -335,12 +306,10 @@ impl Model {
         let (width, vocab) = (self.config.width, self.config.vocab);
         let x = fit(&mut ws.x, tokens.len() * width);
         ops.embedding_forward(width, tokens, &params.data[self.embedding.clone()], x);
-        self.fill_rope(&mut ws.rope, tokens.len(), state.position);
-        for (b, block) in self.blocks.iter().enumerate() {
-            let call = self.call(ops, params, tokens.len(), state.position, false, access, b, &ws.rope);
-            let call = Call { fast: &ws.sums, ..call };
-            block.forward(&call, &mut ws.x, &mut state.data, &mut ws.block, &mut ws.pool)?;
-        }
+        self.trunk.fill_rope(&mut ws.rope, tokens.len(), state.position);
+        let call = self.trunk.call(ops, params, tokens.len(), state.position, access, &ws.rope);
+        let call = Call { fast: &ws.sums, ..call };
+        self.trunk.serve(&call, &mut ws.x, &mut state.data, &mut ws.block, &mut ws.pool)?;
         state.position += tokens.len() as u64;
         let (x, at) = match want {
             Some((Logits::All, at)) => (ws.x.as_slice(), at),
@@ -348,7 +317,7 @@ impl Model {
             None => return Ok(()),
         };
         let normed = fit(&mut ws.normed, x.len());
-        ops.rms_norm_forward(width, x, &params.data[self.norm.clone()], normed);
+        ops.rms_norm_forward(width, x, &params.data[self.trunk.norm.clone()], normed);
         let logits = &mut ws.logits[at * vocab..][..x.len() / width * vocab];
         self.head_forward(ops, params, normed, logits);
         self.check_logits(state, logits)
@@ -386,7 +355,7 @@ impl Model {
     ) -> Result<()> {
         self.check_tokens(tokens)?;
         self.check_targets(targets)?;
-        if self.schedule.unrolls(self.training_pace()) {
+        if self.trunk.schedule.unrolls(self.trunk.training_pace()) {
             let unrolled = Unrolled::new(self, params, state, [tokens, targets]);
             // The first-order gradient is of no use; sums of inputs behind it are.
             let mut own = vec![O::F::zero(); grads.len()];
@@ -413,13 +382,13 @@ impl Model {
         grads: &mut [O::F],
         tape: &mut Tape<O::F>,
     ) -> Result<()> {
-        tape.blocks.resize_with(self.blocks.len(), BlockTape::default);
+        tape.blocks.resize_with(self.trunk.blocks.len(), BlockTape::default);
         tape.blocks.iter_mut().for_each(BlockTape::start);
         state.open.tokens.clear();
-        if self.schedule.moves(self.training_pace()) {
+        if self.trunk.schedule.moves(self.trunk.training_pace()) {
             self.play(ops, params, state, tokens, targets, tape)?;
         } else {
-            self.add_up(params, &state.fast, &mut tape.sums);
+            self.trunk.add_up(params, &state.fast, &mut tape.sums);
         }
         self.second_pass(ops, params, state, tokens, targets, weight, losses, grads, tape)
     }
@@ -441,11 +410,9 @@ impl Model {
         let (width, n, pos) = (self.config.width, tokens.len(), state.position);
         let x = fit(&mut tape.x, n * width);
         ops.embedding_forward(width, tokens, &params.data[self.embedding.clone()], x);
-        self.fill_rope(&mut tape.rope, n, pos);
-        for (b, (block, own)) in self.blocks.iter().zip(&mut tape.blocks).enumerate() {
-            let call = self.training_call(ops, params, n, pos, b, &tape.rope, &tape.sums);
-            block.forward(&call, &mut tape.x, &mut state.data, own, &mut tape.pool)?;
-        }
+        self.trunk.fill_rope(&mut tape.rope, n, pos);
+        let call = self.training_call(ops, params, n, pos, &tape.rope, &tape.sums);
+        self.trunk.forward(&call, &mut tape.x, &mut state.data, &mut tape.blocks, &mut tape.pool)?;
         state.position += n as u64;
 
         let mut dx = tape.pool.zeros(n * width);
@@ -454,11 +421,9 @@ impl Model {
             tape.pool.give(dx);
             return Err(self.blame_tape(state, tape));
         }
-        for (b, (block, own)) in self.blocks.iter().zip(&mut tape.blocks).enumerate().rev() {
-            let call = self.training_call(ops, params, n, pos, b, &tape.rope, &tape.sums);
-            let call = Call { inputs: tape.gathers_inputs.then_some(&self.inputs), ..call };
-            block.backward(&call, own, &mut dx, grads, &mut tape.again, &mut tape.pool)?;
-        }
+        let call = self.training_call(ops, params, n, pos, &tape.rope, &tape.sums);
+        let call = Call { inputs: tape.gathers_inputs.then_some(&self.inputs), ..call };
+        self.trunk.backward(&call, &mut tape.blocks, &mut dx, grads, &mut tape.again, &mut tape.pool)?;
         ops.embedding_backward(width, tokens, &dx, &mut grads[self.embedding.clone()]);
         tape.pool.give(dx);
         Ok(())
@@ -468,7 +433,7 @@ impl Model {
     /// over heads and tokens, `blocks.N.memory_norm` the root mean square over heads of the state's Euclidean norm; and what continuum memories did.
     pub fn traces<F: Scalar>(&self, tape: &Tape<F>, state: &State<F>) -> Vec<(String, f64)> {
         let mut out = Vec::new();
-        for (i, (block, own)) in self.blocks.iter().zip(&tape.blocks).enumerate() {
+        for (i, (block, own)) in self.trunk.blocks.iter().zip(&tape.blocks).enumerate() {
             let means = block.gate_means(own);
             out.extend(means.into_iter().map(|(gate, mean)| (format!("blocks.{i}.{gate}"), mean)));
             let infos = block.memory_infos();
@@ -496,7 +461,7 @@ impl Model {
         tape: &mut Tape<O::F>,
     ) {
         let (width, vocab) = (self.config.width, self.config.vocab);
-        let scale = &params.data[self.norm.clone()];
+        let scale = &params.data[self.trunk.norm.clone()];
         let x = &tape.x;
         ops.rms_norm_forward(width, x, scale, fit(&mut tape.normed, x.len()));
         let mut dnormed = tape.pool.zeros(x.len());
@@ -514,7 +479,7 @@ impl Model {
             tape.pool.give(logits);
             tape.pool.give(dlogits);
         }
-        ops.rms_norm_backward(width, &tape.x, scale, &dnormed, dx, &mut grads[self.norm.clone()]);
+        ops.rms_norm_backward(width, &tape.x, scale, &dnormed, dx, &mut grads[self.trunk.norm.clone()]);
         tape.pool.give(dnormed);
     }
 
@@ -553,60 +518,17 @@ impl Model {
         }
     }
 
-    pub(crate) fn call<'a, O: Ops>(
-        &self,
-        ops: &'a O,
-        params: &'a Params<O::F>,
-        tokens: usize,
-        pos: u64,
-        record: bool,
-        access: &'a Access,
-        block: usize,
-        rope: &'a [RopeTable<O::F>],
-    ) -> Call<'a, O> {
-        Call {
-            ops,
-            params: &params.data,
-            tokens,
-            pos,
-            record,
-            access,
-            block,
-            rope,
-            rope_from: pos,
-            inputs: None,
-            fast: &[],
-            pace: Pace::Serving,
-            column: false,
-        }
-    }
-
     fn training_call<'a, O: Ops>(
         &self,
         ops: &'a O,
         params: &'a Params<O::F>,
         tokens: usize,
         pos: u64,
-        block: usize,
         rope: &'a [RopeTable<O::F>],
         sums: &'a [O::F],
     ) -> Call<'a, O> {
-        let call = self.call(ops, params, tokens, pos, true, &Access::Learn, block, rope);
-        Call { fast: sums, pace: self.training_pace(), ..call }
-    }
-
-    pub(crate) fn fill_rope<F: Scalar>(&self, tables: &mut Vec<RopeTable<F>>, tokens: usize, pos: u64) {
-        tables.truncate(self.rope.len());
-        for (i, &(width, base)) in self.rope.iter().enumerate() {
-            // A workspace may have served another model.
-            if tables.get(i).is_none_or(|table| (table.width, table.base) != (width, base)) {
-                tables.truncate(i);
-                tables.push(RopeTable { width, base, frequencies: rope::frequencies(width, base), data: Vec::new() });
-            }
-            let RopeTable { frequencies, data, .. } = &mut tables[i];
-            let rows = tokens + self.rope_extra;
-            rope::table_into(pos, frequencies, fit(data, rows * width));
-        }
+        let call = self.trunk.call(ops, params, tokens, pos, &Access::Learn, rope);
+        Call { record: true, fast: sums, pace: self.trunk.training_pace(), ..call }
     }
 
     pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {

@@ -157,18 +157,12 @@ impl Schedule {
 impl Model {
     /// Whether a call may move a level of a continuum memory.
     pub(crate) fn may_move(&self, access: &Access) -> bool {
-        let mut blocks = self.blocks.iter().enumerate();
-        self.schedule.moves(Pace::Serving)
+        let mut blocks = self.trunk.blocks.iter().enumerate();
+        self.trunk.schedule.moves(Pace::Serving)
             && *access != Access::Read
             && blocks.any(|(b, block)| {
                 block.cms().is_some_and(|cms| (0..cms.schedule().count()).any(|level| access.writes(b, level)))
             })
-    }
-
-    /// The sums of all parameters that sequences change and of what this one added.
-    pub(crate) fn add_up<F: Scalar>(&self, params: &Params<F>, fast: &[F], sums: &mut Vec<F>) {
-        let sums = fit(sums, self.schedule.sums);
-        self.blocks.iter().filter_map(Block::cms).for_each(|cms| cms.add_up(&params.data, fast, sums));
     }
 
     /// Learns from the tokens that a state has open, of which `next` is the successor. They are then no longer open.
@@ -218,40 +212,40 @@ impl Model {
         let (width, n) = (self.config().width, lesson.tokens.len());
         let Moving { data, fast, sums, slice, pool } = moving;
         let Slice { blocks, rope, x, normed, logits, losses, entropies, scratch } = slice;
-        blocks.resize_with(self.blocks.len(), BlockTape::default);
+        blocks.resize_with(self.trunk.blocks.len(), BlockTape::default);
         ops.embedding_forward(width, lesson.tokens, &params.data[self.embedding.clone()], fit(x, n * width));
-        self.fill_rope(rope, n, lesson.pos);
+        self.trunk.fill_rope(rope, n, lesson.pos);
         let &Lesson { pos, access, pace, .. } = lesson;
-        let call = self.call(ops, params, n, pos, true, access, 0, rope);
-        let call = Call { pace, ..call };
-        for (b, (block, own)) in self.blocks.iter().zip(&mut *blocks).enumerate() {
+        let call = self.trunk.call(ops, params, n, pos, access, rope);
+        let call = Call { record: true, pace, ..call };
+        for (b, (block, own)) in self.trunk.blocks.iter().zip(&mut *blocks).enumerate() {
             block.forward(&Call { block: b, fast: sums, ..call }, x, data, own, pool)?;
         }
-        let scale = &params.data[self.norm.clone()];
+        let scale = &params.data[self.trunk.norm.clone()];
         ops.rms_norm_forward(width, x, scale, fit(normed, n * width));
         let logits = fit(logits, n * self.config().vocab);
         self.head_forward(ops, params, normed, logits);
 
-        let scratch = fit(scratch, self.schedule.scratch);
-        if self.schedule.columns {
+        let scratch = fit(scratch, self.trunk.schedule.scratch);
+        if self.trunk.schedule.columns {
             let mut dx = pool.zeros(n * width);
             self.column_loss(ops, params, lesson.targets, [x, normed, logits], &mut dx, scratch, pool);
-            for (b, (block, own)) in self.blocks.iter().zip(&mut *blocks).enumerate().rev() {
+            for (b, (block, own)) in self.trunk.blocks.iter().zip(&mut *blocks).enumerate().rev() {
                 let call = Call { block: b, fast: sums, column: true, ..call };
                 block.backward(&call, own, &mut dx, scratch, &mut Again::default(), pool)?;
             }
             pool.give(dx);
         }
-        for (cms, (b, own)) in self.blocks.iter().zip(blocks.iter_mut().enumerate()).filter_map(with_cms) {
+        for (cms, (b, own)) in self.trunk.blocks.iter().zip(blocks.iter_mut().enumerate()).filter_map(with_cms) {
             cms.look_at_itself(&Call { block: b, fast: sums, ..call }, &mut own.cms, pool);
         }
-        if self.schedule.predictions {
+        if self.trunk.schedule.predictions {
             let targets = Targets::new(lesson.targets, O::F::one());
             targets.forward(ops, self.config().vocab, logits, fit(losses, n));
             fill_entropies(self.config().vocab, logits, fit(entropies, n));
         }
         let predictions = Predictions { losses, entropies };
-        for (cms, own) in self.blocks.iter().zip(blocks).filter_map(with_cms) {
+        for (cms, own) in self.trunk.blocks.iter().zip(blocks).filter_map(with_cms) {
             cms.shut_out(n, &mut own.cms, predictions, fast);
         }
         Ok(())
@@ -260,8 +254,8 @@ impl Model {
     /// Lets all continuum memories learn from a slice that has run.
     pub(crate) fn learn<O: Ops>(&self, ops: &O, params: &Params<O::F>, lesson: &Lesson<'_>, moving: Moving<'_, O::F>) {
         let Moving { fast, sums, slice, pool, .. } = moving;
-        let call = self.call(ops, params, lesson.tokens.len(), lesson.pos, true, lesson.access, 0, &[]);
-        for (cms, (b, own)) in self.blocks.iter().zip(slice.blocks.iter().enumerate()).filter_map(with_cms) {
+        let call = self.trunk.call(ops, params, lesson.tokens.len(), lesson.pos, lesson.access, &[]);
+        for (cms, (b, own)) in self.trunk.blocks.iter().zip(slice.blocks.iter().enumerate()).filter_map(with_cms) {
             cms.learn(&Call { block: b, pace: lesson.pace, ..call }, &own.cms, fast, sums, pool);
         }
     }
@@ -280,7 +274,7 @@ impl Model {
         let (mut dlogits, mut dnormed) = (pool.zeros(logits.len()), pool.zeros(normed.len()));
         Targets::new(targets, O::F::one()).backward(ops, self.config().vocab, logits, &mut dlogits);
         self.head_backward(ops, params, normed, &dlogits, &mut dnormed, None);
-        let scale = &params.data[self.norm.clone()];
+        let scale = &params.data[self.trunk.norm.clone()];
         ops.rms_norm_backward(scale.len(), x, scale, &dnormed, dx, &mut scratch[..scale.len()]);
         pool.give(dlogits);
         pool.give(dnormed);
@@ -297,16 +291,16 @@ impl Model {
         targets: &[u32],
         tape: &mut Tape<O::F>,
     ) -> Result<()> {
-        let pace = self.training_pace();
+        let pace = self.trunk.training_pace();
         let Tape { blocks, slice, again, sums, data, pool, .. } = tape;
         again.known.clear();
         fit(&mut again.fast, state.fast.len()).copy_from_slice(&state.fast);
         fit(data, state.data.len()).copy_from_slice(&state.data);
-        self.add_up(params, &state.fast, sums);
+        self.trunk.add_up(params, &state.fast, sums);
         let (mut from, end) = (0, tokens.len());
         while from < end {
             let pos = state.position + from as u64;
-            let to = end.min(from + (self.schedule.end_of_slice(pos, pace) - pos) as usize);
+            let to = end.min(from + (self.trunk.schedule.end_of_slice(pos, pace) - pos) as usize);
             let (tokens, targets) = (&tokens[from..to], &targets[from..to]);
             let lesson = Lesson { pos, tokens, targets, access: &Access::Learn, pace };
             let mut moving = Moving { data, fast: &mut state.fast, sums, slice, pool };
@@ -314,7 +308,7 @@ impl Model {
             self.collect(ops, params, state.position, (from..to, to == end), moving, blocks);
             from = to;
         }
-        self.add_up(params, &again.fast, &mut again.sums);
+        self.trunk.add_up(params, &again.fast, &mut again.sums);
         Ok(())
     }
 
@@ -330,21 +324,21 @@ impl Model {
         blocks: &mut [BlockTape<O::F>],
     ) {
         let Moving { fast, sums, slice, pool, .. } = moving;
-        let call = self.call(ops, params, rows.end, pos, true, &Access::Learn, 0, &[]);
+        let call = self.trunk.call(ops, params, rows.end, pos, &Access::Learn, &[]);
         let both = slice.blocks.iter().zip(blocks).enumerate();
-        for (cms, (b, (slice, whole))) in self.blocks.iter().zip(both).filter_map(with_cms) {
+        for (cms, (b, (slice, whole))) in self.trunk.blocks.iter().zip(both).filter_map(with_cms) {
             cms.collect(&slice.cms, &mut whole.cms, rows.start == 0);
-            let call = Call { block: b, pace: self.training_pace(), ..call };
+            let call = Call { block: b, pace: self.trunk.training_pace(), ..call };
             cms.learn_collected(&call, &mut whole.cms, last, fast, sums, pool);
         }
     }
 
     /// What continuum memories did in a sequence: `blocks.N.levels.L.written`, the share of tokens that a level behind a gate
-    /// has learned from of late, `blocks.N.levels.L.mean_period`, the tokens
-    /// from one change to the next where a gate decides, and `blocks.N.MATRIX.added_norm`, the Euclidean norm of what was added to a matrix.
+    /// has learned from of late, `blocks.N.levels.L.mean_period`, the tokens from one change to the next where a gate decides,
+    /// and `blocks.N.MATRIX.added_norm`, the Euclidean norm of what was added to a matrix.
     pub(crate) fn continuum_traces<F: Scalar>(&self, state: &State<F>) -> Vec<(String, f64)> {
         let mut out = Vec::new();
-        for (b, cms) in self.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?))) {
+        for (b, cms) in self.trunk.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?))) {
             let name = |(level, share)| (format!("blocks.{b}.levels.{level}.written"), share);
             out.extend(cms.written(&state.fast).map(name));
             let name = |(level, period)| (format!("blocks.{b}.levels.{level}.mean_period"), period);
@@ -361,19 +355,12 @@ impl Model {
     /// The levels of continuum memories that move when they are served: parameters of each, and the tokens from one change
     /// to the next.
     pub fn levels(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.blocks.iter().filter_map(Block::cms).flat_map(Cms::level_sizes)
+        self.trunk.blocks.iter().filter_map(Block::cms).flat_map(Cms::level_sizes)
     }
 
     /// The matrices of levels that are the optimizer's in training, by their first value, and the tokens after which each is
     /// due. Levels that share a matrix, those of `headwise`, are due with it at every step.
     pub fn slow_parameters(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        let pace = self.training_pace();
-        let cms = self.blocks.iter().filter_map(Block::cms);
-        cms.flat_map(move |cms| cms.slow(pace)).map(|(range, period)| (range.start, period))
-    }
-
-    /// Levels whose period is no shorter than the context are the optimizer's.
-    pub(crate) fn training_pace(&self) -> Pace {
-        Pace::Training { context: self.config().context as u64 }
+        self.trunk.slow_parameters()
     }
 }

@@ -75,7 +75,7 @@ impl<'a> Unrolled<'a> {
         let mut met: Vec<Vec<f64>> = all.known.iter().map(|k| k.grads.iter().map(|g| g.re).collect()).collect();
         let mut asked = Asked { fast: vec![0.0; self.start.fast.len()], rates: vec![0.0; self.start.fast.len()] };
         let before: Vec<f64> = self.start.fast.iter().map(|x| x.re).collect();
-        let (pos, pace) = (self.start.position, self.model.training_pace());
+        let (pos, pace) = (self.start.position, self.model.trunk.training_pace());
         for (i, slice) in all.known.iter().enumerate().rev() {
             let ends = [pos, pos + slice.rows.end as u64];
             self.memories().for_each(|(_, cms)| cms.changes_backward(&self.values, &before, ends, pace, &mut asked));
@@ -89,7 +89,7 @@ impl<'a> Unrolled<'a> {
     }
 
     fn memories(&self) -> impl Iterator<Item = (usize, &Cms)> {
-        self.model.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?)))
+        self.model.trunk.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?)))
     }
 
     /// Adds the gradient of what is asked of the gradients that token `s` was learned from by.
@@ -117,7 +117,7 @@ impl<'a> Unrolled<'a> {
         let (model, params) = (self.model, &self.params);
         let (tokens, mut state, mut tape) = (&self.tokens[..n], self.start.clone(), Tape::<D>::default());
         let known = self.first_pass(n, asked, &mut state, &mut tape)?;
-        let memories = self.model.blocks.iter().zip(&tape.blocks);
+        let memories = self.model.trunk.blocks.iter().zip(&tape.blocks);
         let learning =
             |(block, tape): (&Block, &BlockTape<D>)| block.cms().map_or(vec![], |cms| cms.learning(&tape.cms, n));
         let learning = memories.map(learning).collect();
@@ -150,15 +150,15 @@ impl<'a> Unrolled<'a> {
         state: &mut State<D>,
         tape: &mut Tape<D>,
     ) -> Result<Vec<Known<D>>> {
-        let (model, pace, mut known) = (self.model, self.model.training_pace(), Vec::new());
+        let (model, pace, mut known) = (self.model, self.model.trunk.training_pace(), Vec::new());
         let Tape { blocks, slice, sums, pool, .. } = tape;
-        blocks.resize_with(model.blocks.len(), BlockTape::default);
+        blocks.resize_with(model.trunk.blocks.len(), BlockTape::default);
         let mut data = state.data.to_vec();
-        model.add_up(&self.params, &state.fast, sums);
+        model.trunk.add_up(&self.params, &state.fast, sums);
         let mut from = 0;
         while from < n {
             let pos = state.position + from as u64;
-            let mut to = n.min(from + (model.schedule.end_of_slice(pos, pace) - pos) as usize);
+            let mut to = n.min(from + (model.trunk.schedule.end_of_slice(pos, pace) - pos) as usize);
             if let Some((asked, learning)) = asked {
                 if from + 1 < n {
                     to = to.min(n - 1);
