@@ -173,13 +173,6 @@ impl Model {
         self.trunk.memories()
     }
 
-    /// Floating-point operations of one token, forward, a multiply-add counted as two, in a call of `tokens` tokens
-    /// that starts at position `pos`. Recomputation and padding do not count; a training step counts three times this.
-    pub fn flops(&self, tokens: usize, pos: u64) -> f64 {
-        let head = 2.0 * (self.config.width * self.config.vocab) as f64;
-        head + self.trunk.flops(tokens, pos)
-    }
-
     /// Runs tokens through the model: logits `[T, vocab]`, or those of the last token.
     ///
     /// The one way through for prefill, decoding, evaluation and serving. `access` says what may be written. Outputs

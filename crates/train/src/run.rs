@@ -145,7 +145,7 @@ impl Run {
         // In the middle of a stream every query sees its whole window: the position is past all of them.
         let context = trainer.config().model.context;
         let past = if trainer.config().train.reset_each_step { 0 } else { u64::from(u32::MAX) };
-        let flops_per_token = 3.0 * trainer.model().flops(context, past);
+        let flops_per_token = 3.0 * trainer.model().flops(context, past) + trainer.model().learning(true).flops;
         let speeds = Vec::new();
         Ok(Self { folder, checkpoints, trainer, held, text, log, board, options, speeds, flops_per_token })
     }

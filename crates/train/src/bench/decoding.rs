@@ -1,7 +1,7 @@
 //! Rows about decoding: one token after another, the largest logit chosen, on a state that may be far along.
 
 use super::harness::{Case, Work};
-use super::models::{against_reference, formula, laid_out, tokens};
+use super::models::{against_reference, bytes, formula, laid_out, tokens};
 use hecate_core::ops::Cpu;
 use hecate_model::{Access, GenerationConfig, Logits, Model, ModelConfig, Params, Sampler, State, Workspace, generate};
 use std::ops::ControlFlow;
@@ -59,7 +59,8 @@ pub(super) fn decoding(name: &str, config: &ModelConfig, start: usize, n: usize)
     Case {
         name: format!("{name} decoding {}..{}", start + 1, start + n),
         formula: format!("T {}", formula(&config)),
-        flops: n as f64 * laid_out(&config).flops(n, start as u64),
+        flops: n as f64 * (laid_out(&config).flops(n, start as u64) + laid_out(&config).learning(false).flops),
+        bytes: bytes(&config, n, false),
         tokens: Some(n),
         build: Box::new(move || {
             let ids = tokens(&config, start + 1);

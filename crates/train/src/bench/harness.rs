@@ -39,6 +39,8 @@ pub(super) struct Case {
     pub formula: String,
     /// Floating-point operations of one call, a multiply-add counted as two; recomputation and padding left out.
     pub flops: f64,
+    /// Bytes that one call must move, where weights change as they are read; otherwise the row is about operations alone.
+    pub bytes: Option<f64>,
     /// Tokens of one call, where the row is about tokens.
     pub tokens: Option<usize>,
     /// Makes the buffers.
@@ -50,6 +52,7 @@ struct Verified {
     name: String,
     formula: String,
     flops: f64,
+    bytes: Option<f64>,
     tokens: Option<usize>,
     call: Call,
 }
@@ -97,6 +100,13 @@ pub struct Row {
     pub formula: String,
     /// Floating-point operations of one call.
     pub flops: f64,
+    /// Bytes that one call must move, where weights change as they are read.
+    pub bytes: Option<f64>,
+    /// What one thread can do at best then: the least of its peak and of the operations per byte times the bytes a second
+    /// of a copy, in 10^9 operations a second.
+    pub bound_gflops: Option<f64>,
+    /// The share of it on one thread; median over the turns.
+    pub share_of_bound: Option<f64>,
     /// Tokens of one call.
     pub tokens: Option<usize>,
     /// On one thread.
@@ -122,10 +132,10 @@ pub(super) fn measure(cases: Vec<Case>, options: Options) -> Report {
     let single = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread can be started");
     let cpu = [false, true].map(|parallel| Cpu::training().with_isa(options.isa).with_parallel(parallel));
     let (mut verified, mut wrong) = (Vec::new(), Vec::new());
-    for Case { name, formula, flops, tokens, build } in cases {
+    for Case { name, formula, flops, bytes, tokens, build } in cases {
         let Work { mut fault, call } = build();
         match pool.install(|| cpu.iter().find_map(&mut fault)) {
-            None => verified.push(Verified { name, formula, flops, tokens, call }),
+            None => verified.push(Verified { name, formula, flops, bytes, tokens, call }),
             Some(reason) => wrong.push((name, reason)),
         }
     }
@@ -160,7 +170,7 @@ pub(super) fn measure(cases: Vec<Case>, options: Options) -> Report {
         peak_all_gflops: median(&peaks[1]),
         copy_gbytes: median(&copies),
     };
-    let rows = verified.into_iter().zip(&times).map(|(case, times)| row(case, times, &peaks)).collect();
+    let rows = verified.into_iter().zip(&times).map(|(case, times)| row(case, times, &peaks, &copies)).collect();
     Report { machine, rows, wrong }
 }
 
@@ -175,7 +185,7 @@ fn time(pools: &[&rayon::ThreadPool; 2], cpu: &[Cpu; 2], i: usize, case: &mut Ve
     })
 }
 
-fn row(case: Verified, times: &[Vec<f64>; 2], peaks: &[Vec<f64>; 2]) -> Row {
+fn row(case: Verified, times: &[Vec<f64>; 2], peaks: &[Vec<f64>; 2], copies: &[f64]) -> Row {
     let [one, all] = [0, 1].map(|i| {
         let ns_per_call = median(&times[i]);
         let shares: Vec<f64> = times[i].iter().zip(&peaks[i]).map(|(ns, peak)| case.flops / ns / peak).collect();
@@ -186,7 +196,17 @@ fn row(case: Verified, times: &[Vec<f64>; 2], peaks: &[Vec<f64>; 2]) -> Row {
             share_of_peak: median(&shares),
         }
     });
-    Row { name: case.name, formula: case.formula, flops: case.flops, tokens: case.tokens, one, all }
+    let bounds: Option<Vec<f64>> = case.bytes.map(|bytes| {
+        let bound = |(peak, copy): (&f64, &f64)| peak.min(case.flops / bytes * copy);
+        peaks[0].iter().zip(copies).map(bound).collect()
+    });
+    let shares = |bounds: &Vec<f64>| {
+        let shares: Vec<f64> = times[0].iter().zip(bounds).map(|(ns, bound)| case.flops / ns / bound).collect();
+        median(&shares)
+    };
+    let (share_of_bound, bound_gflops) = (bounds.as_ref().map(shares), bounds.as_deref().map(median));
+    let Verified { name, formula, flops, bytes, tokens, .. } = case;
+    Row { name, formula, flops, bytes, bound_gflops, share_of_bound, tokens, one, all }
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -206,6 +226,7 @@ mod tests {
             name: name.to_string(),
             formula: "n".to_string(),
             flops: 1000.0,
+            bytes: Some(1e9),
             tokens: Some(10),
             build: Box::new(move || Work { fault: Box::new(move |_| fault.clone()), call: Box::new(call) }),
         }
@@ -220,6 +241,9 @@ mod tests {
         assert_eq!(report.wrong, [("wrong".to_string(), "off by one".to_string())]);
         let [row] = &report.rows[..] else { panic!("one row is left") };
         assert_eq!((row.name.as_str(), row.one.ns_per_token), ("right", Some(row.one.ns_per_call / 10.0)));
+        // A byte for a millionth of an operation: the copy bounds, and not the peak.
+        let (bound, share) = (row.bound_gflops.unwrap(), row.share_of_bound.unwrap());
+        assert!(bound < 1e-3 * report.machine.peak_one_gflops && share > row.one.share_of_peak);
         assert!(report.machine.peak_one_gflops > 0.0 && report.machine.copy_gbytes > 0.0);
     }
 

@@ -270,6 +270,7 @@ fn row(
         name: format!("{}{settings} {kernel} {HEADS}x{width} T={tokens} {what}", rule.name()),
         formula: format!("{} H T D D", passes * per_entry),
         flops: passes * rule.flops(dims) * (HEADS * tokens) as f64,
+        bytes: None,
         tokens: Some(tokens),
         build: Box::new(move || Work {
             fault: against_reference(&own, &named, width, tokens),

@@ -6,6 +6,7 @@
 
 mod decoding;
 mod harness;
+mod hope;
 mod inputs;
 mod machine;
 mod memory;
@@ -19,7 +20,8 @@ pub use machine::{Machine, peak};
 
 /// Runs every row whose name contains `filter`.
 pub fn run(filter: Option<&str>, options: Options) -> Report {
-    let cases = products::cases().into_iter().chain(memory::cases()).chain(ops::cases()).chain(models::cases());
+    let models = models::cases().into_iter().chain(hope::cases());
+    let cases = products::cases().into_iter().chain(memory::cases()).chain(ops::cases()).chain(models);
     let chosen = |name: &str| filter.is_none_or(|part| name.contains(part));
     harness::measure(cases.filter(|case| chosen(&case.name)).collect(), options)
 }
@@ -40,6 +42,14 @@ impl Report {
         );
         for row in &self.rows {
             out += &format!("{:<width$} {} {}   {}\n", row.name, cells(&row.one), cells(&row.all), row.formula);
+            if let (Some(bytes), Some(bound), Some(share)) = (row.bytes, row.bound_gflops, row.share_of_bound) {
+                let intensity = row.flops / bytes;
+                out += &format!(
+                    "{:<width$} {:.1} % of {bound:.1} GFLOP/s = min(peak, {intensity:.1} FLOP/B x copy), one thread\n",
+                    "",
+                    100.0 * share
+                );
+            }
         }
         for (name, reason) in &self.wrong {
             out += &format!("{name:<width$} WRONG, not timed: {reason}\n");

@@ -73,19 +73,19 @@ fn one_memory(width: usize, rule: &AnyRule) -> ModelConfig {
     model(width, 512, blocks(1, MixerConfig::Memory(memory), ChannelConfig::None))
 }
 
-fn model(width: usize, context: usize, blocks: Vec<BlockConfig>) -> ModelConfig {
+pub(super) fn model(width: usize, context: usize, blocks: Vec<BlockConfig>) -> ModelConfig {
     ModelConfig { vocab: 256, width, context, blocks, ..ModelConfig::default() }
 }
 
-fn blocks(repeat: usize, mixer: MixerConfig, channel: ChannelConfig) -> Vec<BlockConfig> {
+pub(super) fn blocks(repeat: usize, mixer: MixerConfig, channel: ChannelConfig) -> Vec<BlockConfig> {
     vec![BlockConfig { repeat, mixer, channel, ..BlockConfig::default() }]
 }
 
-fn attention(heads: usize, window: usize) -> AttentionConfig {
+pub(super) fn attention(heads: usize, window: usize) -> AttentionConfig {
     AttentionConfig { heads, window: Some(window), ..AttentionConfig::default() }
 }
 
-fn memory(rule: &str, heads: usize) -> MemoryConfig {
+pub(super) fn memory(rule: &str, heads: usize) -> MemoryConfig {
     let rule = AnyRule::named(rule).expect("the rule is registered");
     MemoryConfig { rule, heads, ..MemoryConfig::default() }
 }
@@ -108,7 +108,14 @@ pub(super) fn formula(config: &ModelConfig) -> String {
         MixerConfig::Mac(_) => "8 C keys + rule + read",
         MixerConfig::None => "0",
     };
-    format!("(2 weights + L ({mixer}))")
+    let learns = config.blocks.iter().any(|block| matches!(block.channel, ChannelConfig::Cms(_)));
+    format!("(2 weights + L ({mixer})){}", if learns { " + T 2 (weights + moving)" } else { "" })
+}
+
+/// Bytes that `n` tokens must move because weights change, if any do.
+pub(super) fn bytes(config: &ModelConfig, n: usize, training: bool) -> Option<f64> {
+    let bytes = n as f64 * laid_out(config).learning(training).bytes;
+    (bytes > 0.0).then_some(bytes)
 }
 
 /// Tokens that the model knows, the same on every run.
@@ -123,12 +130,13 @@ pub(super) fn double(params: &Params<f32>) -> Params<f64> {
 }
 
 /// A pass over the model's context from an empty state, with the kernels of inference.
-fn forward(name: &str, config: &ModelConfig) -> Case {
+pub(super) fn forward(name: &str, config: &ModelConfig) -> Case {
     let (n, config) = (config.context, config.clone());
     Case {
         name: format!("{name} forward"),
         formula: format!("T {}", formula(&config)),
-        flops: n as f64 * laid_out(&config).flops(n, 0),
+        flops: n as f64 * (laid_out(&config).flops(n, 0) + laid_out(&config).learning(false).flops),
+        bytes: bytes(&config, n, false),
         tokens: Some(n),
         build: Box::new(move || {
             let (mut served, ids) = (Served::new(&config), tokens(&config, n));

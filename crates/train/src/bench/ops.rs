@@ -42,6 +42,7 @@ fn row(
         name: name.to_string(),
         formula: formula.to_string(),
         flops: flops as f64,
+        bytes: None,
         tokens: Some(tokens),
         build: Box::new(move || Work { fault: against_reference(verified), call: call() }),
     }

@@ -29,6 +29,7 @@ fn case(name: &str, [m, k, n]: [usize; 3], batch: usize, a_t: bool, b_t: bool) -
         name: name.to_string(),
         formula: if batch == 1 { "2 m k n".into() } else { format!("{batch} * 2 m k n") },
         flops: 2.0 * (batch * m * k * n) as f64,
+        bytes: None,
         tokens: None,
         build: Box::new(move || work([m, k, n], batch, a_t, b_t)),
     }

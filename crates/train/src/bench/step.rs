@@ -2,7 +2,7 @@
 
 use super::harness::{Case, Fault, Work};
 use super::inputs::{GRADIENT_TOLERANCE, fault, fault_within};
-use super::models::{VERIFIED_TOKENS, double, formula, laid_out, tokens};
+use super::models::{VERIFIED_TOKENS, bytes, double, formula, laid_out, tokens};
 use crate::run_config::{RunConfig, TrainConfig};
 use crate::stream::{Boundary, Lanes, Stream};
 use crate::trainer::{StepReport, Trainer};
@@ -23,7 +23,8 @@ pub(super) fn step(name: &str, model: &ModelConfig, lanes: usize) -> Case {
     Case {
         name: format!("{name} B={lanes} training step"),
         formula: format!("3 B T {}", formula(&model)),
-        flops: 3.0 * n as f64 * laid_out(&model).flops(model.context, 0),
+        flops: n as f64 * (3.0 * laid_out(&model).flops(model.context, 0) + laid_out(&model).learning(true).flops),
+        bytes: bytes(&model, n, true),
         tokens: Some(n),
         build: Box::new(move || {
             let mut trainer = trainer(&run(&model, lanes, RATE));

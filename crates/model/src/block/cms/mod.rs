@@ -388,6 +388,14 @@ impl Cms {
         Ok(())
     }
 
+    /// Values of the matrices of the perceptrons that move, and after how many tokens they do; headwise, the fastest level's.
+    pub fn moving(&self, pace: Pace) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.units.iter().filter_map(move |unit| {
+            let period = self.unit_periods(unit, pace).min()?;
+            Some((unit.mlp.up.len() + unit.mlp.down.len(), period))
+        })
+    }
+
     /// All levels, forward.
     pub fn flops(&self) -> f64 {
         self.units.iter().map(|unit| unit.mlp.flops()).sum()
