@@ -60,7 +60,8 @@ struct Verified {
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Turns: each row is timed once in every turn, and the median of the turns is reported.
+    /// Turns: each row is timed once in every turn, and the median of the turns is reported. Rows whose calls take seconds
+    /// have fewer, three at least.
     pub turns: usize,
     /// Least time of one row in one turn, in milliseconds; short calls are repeated.
     pub least_ms: f64,
@@ -140,26 +141,18 @@ pub(super) fn measure(cases: Vec<Case>, options: Options) -> Report {
         }
     }
     let pools = [&single, &pool];
-    // Calls per turn, found with calls that also warm up the caches and the threads' scratch.
-    let calls: Vec<[usize; 2]> = verified
-        .iter_mut()
-        .map(|case| {
-            [0, 1].map(|i| {
-                time(&pools, &cpu, i, case, 1);
-                (options.least_ms * 1e6 / time(&pools, &cpu, i, case, 1)).ceil().clamp(1.0, 1e6) as usize
-            })
-        })
-        .collect();
+    let plans: Vec<[Plan; 2]> =
+        verified.iter_mut().map(|case| [0, 1].map(|i| plan(&pools, &cpu, i, case, options))).collect();
     let (from, mut to) = (vec![1.0_f32; 1 << 24], vec![0.0_f32; 1 << 24]);
     let (mut peaks, mut copies) = ([Vec::new(), Vec::new()], Vec::new());
     let mut times = vec![[Vec::new(), Vec::new()]; verified.len()];
-    for _ in 0..options.turns.max(1) {
+    for turn in 0..options.turns.max(1) {
         peaks[0].push(single.install(|| machine::peak_one(options.isa)));
         peaks[1].push(machine::peak_all(options.isa, &pool));
         copies.push(machine::copy(&from, &mut to));
-        for ((case, calls), times) in verified.iter_mut().zip(&calls).zip(&mut times) {
-            for i in 0..2 {
-                times[i].push(time(&pools, &cpu, i, case, calls[i]));
+        for ((case, plans), times) in verified.iter_mut().zip(&plans).zip(&mut times) {
+            for i in (0..2).filter(|&i| turn < plans[i].turns) {
+                times[i].push(time(&pools, &cpu, i, case, plans[i].calls));
             }
         }
     }
@@ -172,6 +165,27 @@ pub(super) fn measure(cases: Vec<Case>, options: Options) -> Report {
     };
     let rows = verified.into_iter().zip(&times).map(|(case, times)| row(case, times, &peaks, &copies)).collect();
     Report { machine, rows, wrong }
+}
+
+/// Time after which a row has had enough turns, in nanoseconds, and how many it has at least.
+const ENOUGH_NS: f64 = 10e9;
+const LEAST_TURNS: usize = 3;
+
+/// How a row is timed on a number of threads.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Calls of a turn.
+    calls: usize,
+    turns: usize,
+}
+
+/// Made from calls that also warm up the caches and the threads' scratch; of a row whose calls take seconds, from one.
+fn plan(pools: &[&rayon::ThreadPool; 2], cpu: &[Cpu; 2], i: usize, case: &mut Verified, options: Options) -> Plan {
+    let first = time(pools, cpu, i, case, 1);
+    let ns = if first > ENOUGH_NS / 10.0 { first } else { time(pools, cpu, i, case, 1) };
+    let calls = (options.least_ms * 1e6 / ns).ceil().clamp(1.0, 1e6) as usize;
+    let most = (ENOUGH_NS / (ns * calls as f64)) as usize;
+    Plan { calls, turns: most.max(LEAST_TURNS).min(options.turns.max(1)) }
 }
 
 /// Nanoseconds of a call, over `calls` calls.

@@ -8,7 +8,7 @@ use crate::stream::{Boundary, Lanes, Stream};
 use crate::trainer::{StepReport, Trainer};
 use hecate_core::ops::Reference;
 use hecate_model::optim::{AdamW, AnyOptimizer, Schedule};
-use hecate_model::{ModelConfig, Params, Tape};
+use hecate_model::{ModelConfig, ParamSpec, Params, Tape};
 
 /// Most lanes of the steps that are compared with the reference, which is slow.
 const VERIFIED_LANES: usize = 2;
@@ -113,10 +113,18 @@ fn wrong_gradient(trainer: &Trainer, report: &StepReport, want: &[f64]) -> Optio
 }
 
 /// Compares the new parameters with what AdamW's first step makes of the old ones and the gradient: both means are
-/// then corrected to the gradient itself and its square.
+/// then corrected to the gradient itself and its square. Levels that are slower than a step stay as they are.
 fn wrong_update(trainer: &Trainer, report: &StepReport, before: &Params<f32>) -> Option<String> {
     let AnyOptimizer::AdamW(c) = &trainer.config().optimizer else { unreachable!("`run` says AdamW") };
-    trainer.model().params().specs.iter().find_map(|spec| {
+    let (model, context) = (trainer.model(), trainer.config().model.context as u64);
+    let waits = |spec: &ParamSpec| {
+        model.slow_parameters().any(|(first, period)| first == spec.range.start && period > context)
+    };
+    model.params().specs.iter().find_map(|spec| {
+        if waits(spec) {
+            let same = trainer.params().data[spec.range.clone()] == before.data[spec.range.clone()];
+            return (!same).then(|| format!("{} changed before it was due", spec.name));
+        }
         let decay = if spec.kind.decays() { c.weight_decay } else { 0.0 };
         let want = spec.range.clone().map(|i| {
             let (p, g) = (f64::from(before.data[i]), f64::from(trainer.gradient()[i]));
