@@ -253,7 +253,7 @@ impl Setup {
             "{} seeds. For numbers, the slow level is what `nested` with `online` calls the start of a level: it learns \
              at the pace of the slow period from the fast one's gradients, and the fast one starts anew from it; there \
              the slow perceptron has a part of its own as well. Without `online` the fast perceptron starts anew from \
-             random parameters. The error cannot be below {:.2}, the noise; the loss not below {:.2}, the surprise of \
+             random parameters. Where a best rate is the highest of the grid, a higher one may be better still. The error cannot be below {:.2}, the noise; the loss not below {:.2}, the surprise of \
              one who knows the table.",
             self.seeds,
             self.noise * self.noise,

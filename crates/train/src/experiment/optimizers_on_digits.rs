@@ -220,10 +220,10 @@ impl Setup {
                 shown.iter().map(series).collect(),
             );
         let caption = format!(
-            "{} seeds. Held-out losses are at the rate that is best on training images: after {} steps the better an \
-             optimizer fits, the surer it is where it errs. Losses above 10 are not drawn. `m3` is the form `ema`; the \
-             head and the biases keep AdamW's bias correction under every optimizer of matrices.",
-            self.seeds, self.steps
+            "{} seeds. Held-out losses are at the rate that is best on training images, not at their own best. Losses \
+             above 10 are not drawn. `m3` is the form `ema`. The head learns by AdamW under every optimizer of matrices, \
+             also where the matrices hardly move.",
+            self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }
     }
