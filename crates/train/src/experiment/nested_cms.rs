@@ -16,11 +16,11 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     source: "[NestedLearning v1 eq.72]",
     protocol: "Numbers: y = (w_0 + delta_c) x + 0.1 noise in 20 dimensions, 200 contexts of 64 tokens, each with a new \
                delta_c 0.7 times as long as w_0. The fast level steps at every token by rate e x / |x|², the slow one \
-               after every context by rate times the mean of e x; at 10 fast and 6 slow rates, the best of each way \
+               after every context by rate times the mean of e x; at 13 fast and 6 slow rates, the best of each way \
                over all seeds. Tokens: a model of one block without a mixer, its channel a `cms` as users have it, \
                from random parameters that are not trained; 16 tokens, 100 contexts of 64, in each of which half of \
-               the successors of a fixed table are drawn anew, and one token in ten is any; periods 1 and 64, 5 rates \
-               per level. The error or the loss of a token before it is learned, over the second half of all contexts.",
+               the successors of a fixed table are drawn anew, and one token in ten is any; periods 1 and 64, 4 \
+               fast and 6 slow rates. The error or the loss of a token before it is learned, over the second half of all contexts.",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::default() };
@@ -76,7 +76,7 @@ impl Default for Setup {
             length: 64,
             scale: 0.7,
             noise: 0.1,
-            fast: (1..=10).map(|i| 0.1 * f64::from(i)).collect(),
+            fast: (1..=13).map(|i| 0.1 * f64::from(i)).collect(),
             slow: vec![0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
             tokens: Tokens::default(),
             seeds: super::SEEDS,
@@ -216,6 +216,12 @@ impl Setup {
             Must::new(
                 "tokens: two levels in a row without a new start (`sequential`) are not 2 % below the best single level",
                 mean(&t[2]) >= 0.98 * mean(alone),
+                tokens.clone(),
+            ),
+            Must::new(
+                "tokens: it is what the slow level learned: where that one stands still, `nested` loses to `nested` with \
+                 `online`, under every seed",
+                below(&t[4], &t[5], 1.0),
                 tokens,
             ),
         ]
@@ -247,7 +253,7 @@ impl Setup {
             "{} seeds. For numbers, the slow level is what `nested` with `online` calls the start of a level: it learns \
              at the pace of the slow period from the fast one's gradients, and the fast one starts anew from it; there \
              the slow perceptron has a part of its own as well. Without `online` the fast perceptron starts anew from \
-             random parameters. The error cannot be below {:.2}, the noise; the loss not below {:.2}, the surprise of \
+             random parameters. Where a best rate is the highest of the grid, a higher one may be better still. The error cannot be below {:.2}, the noise; the loss not below {:.2}, the surprise of \
              one who knows the table.",
             self.seeds,
             self.noise * self.noise,
@@ -275,13 +281,13 @@ mod tests {
     #[test]
     fn every_must_can_fail() {
         let constant = |x: f64| Best { fast: 0.1, slow: 0.0, curves: vec![vec![x]] };
-        let measured = |numbers: [f64; 6], tokens: [f64; 5]| Measured {
+        let measured = |numbers: [f64; 6], tokens: [f64; 6]| Measured {
             numbers: numbers.map(constant).to_vec(),
             tokens: tokens.map(constant).to_vec(),
         };
-        let good = tiny().musts(&measured([1.0, 1.0, 1.0, 0.5, 0.5, 0.4], [2.0, 1.9, 1.95, 1.8, 1.5]));
+        let good = tiny().musts(&measured([1.0, 1.0, 1.0, 0.5, 0.5, 0.4], [2.0, 1.9, 1.95, 1.8, 1.5, 2.0]));
         assert!(good.iter().all(|m| m.holds), "{good:?}");
-        let bad = tiny().musts(&measured([1.0, 0.9, 1.0, 0.8, 0.6, 0.4], [2.0, 1.9, 1.5, 1.8, 1.9]));
+        let bad = tiny().musts(&measured([1.0, 0.9, 1.0, 0.8, 0.6, 0.4], [2.0, 1.9, 1.5, 1.8, 1.9, 1.8]));
         assert!(bad.iter().all(|m| !m.holds), "{bad:?}");
     }
 

@@ -13,14 +13,21 @@ pub(super) struct Arrangement {
     online: bool,
     /// Without the second level, and this many times as wide.
     alone: Option<usize>,
+    /// The second level never learns.
+    still: bool,
 }
 
-pub(super) const ARRANGEMENTS: [Arrangement; 5] = [
-    Arrangement { name: "one level", arrangement: "sequential", online: false, alone: Some(1) },
-    Arrangement { name: "one level, twice as wide", arrangement: "sequential", online: false, alone: Some(2) },
-    Arrangement { name: "sequential", arrangement: "sequential", online: false, alone: None },
-    Arrangement { name: "nested", arrangement: "nested", online: false, alone: None },
-    Arrangement { name: "nested, online", arrangement: "nested", online: true, alone: None },
+const fn way(name: &'static str, arrangement: &'static str) -> Arrangement {
+    Arrangement { name, arrangement, online: false, alone: None, still: false }
+}
+
+pub(super) const ARRANGEMENTS: [Arrangement; 6] = [
+    Arrangement { alone: Some(1), ..way("one level", "sequential") },
+    Arrangement { alone: Some(2), ..way("one level, twice as wide", "sequential") },
+    way("sequential", "sequential"),
+    way("nested", "nested"),
+    Arrangement { online: true, ..way("nested, online", "nested") },
+    Arrangement { still: true, ..way("nested, slow one still", "nested") },
 ];
 
 /// What is run.
@@ -48,8 +55,8 @@ impl Default for Tokens {
             length: 64,
             redrawn: 0.5,
             any: 0.1,
-            fast: vec![0.01, 0.03, 0.1, 0.3, 1.0],
-            slow: vec![0.01, 0.03, 0.1, 0.3, 1.0],
+            fast: vec![0.1, 0.3, 1.0, 3.0],
+            slow: vec![0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
         }
     }
 }
@@ -57,7 +64,7 @@ impl Default for Tokens {
 impl Tokens {
     /// Rates of the fast level and of the slow one.
     pub fn rates(&self, arrangement: &Arrangement) -> Vec<(f64, f64)> {
-        let slow = if arrangement.alone.is_some() { &[0.0][..] } else { &self.slow };
+        let slow = if arrangement.alone.is_some() || arrangement.still { &[0.0][..] } else { &self.slow };
         self.fast.iter().flat_map(|&f| slow.iter().map(move |&s| (f, s))).collect()
     }
 

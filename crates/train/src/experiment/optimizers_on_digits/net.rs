@@ -1,12 +1,13 @@
 //! A plain perceptron over images, with the gradients and the inputs that optimizers ask for.
 
 use crate::digits::{CLASSES, Digit, PIXELS};
+use hecate_core::Scalar;
 use hecate_core::ops::{Cpu, LinearShape, Ops};
 use hecate_model::optim::{Gradient, InputLayout};
 use hecate_model::{Init, Kind, ParamLayout, Params};
 use std::ops::Range;
 
-/// `softmax(relu(relu(x W1 + b1) W2 + b2) W3 + b3)`.
+/// `softmax(silu(silu(x W1 + b1) W2 + b2) W3 + b3)`.
 pub(super) struct Net {
     pub layout: ParamLayout,
     inputs: InputLayout,
@@ -56,28 +57,28 @@ impl Net {
         &self.ops
     }
 
-    /// What every layer is given, and the logits.
-    fn forward(&self, p: &Params<f32>, images: &[Digit]) -> Vec<Vec<f32>> {
+    /// What every layer is given, and what it gives before SiLU: at last the logits.
+    fn forward(&self, p: &Params<f32>, images: &[Digit]) -> [Vec<Vec<f32>>; 2] {
         // White is -0.5, so that pixels are about zero in the mean.
-        let pixels = images.iter().flat_map(|d| d.pixels.map(|x| x - 0.5)).collect();
-        let mut all: Vec<Vec<f32>> = vec![pixels];
-        for (i, l) in self.layers.iter().enumerate() {
+        let mut x: Vec<f32> = images.iter().flat_map(|d| d.pixels.map(|x| x - 0.5)).collect();
+        let (mut given, mut sums) = (Vec::new(), Vec::new());
+        for l in &self.layers {
             let mut y = vec![0.0; images.len() * l.outer];
-            self.ops.linear_forward(l.shape(images.len()), &all[i], &p.data[l.w.clone()], &mut y);
+            self.ops.linear_forward(l.shape(images.len()), &x, &p.data[l.w.clone()], &mut y);
             for row in y.chunks_mut(l.outer) {
                 row.iter_mut().zip(&p.data[l.b.clone()]).for_each(|(y, b)| *y += b);
             }
-            if i + 1 < self.layers.len() {
-                y.iter_mut().for_each(|y| *y = y.max(0.0));
-            }
-            all.push(y);
+            given.push(x);
+            x = y.iter().map(|y| y.silu()).collect();
+            sums.push(y);
         }
-        all
+        [given, sums]
     }
 
     /// Mean cross-entropy in nats; infinite where a number overflowed.
     pub fn loss(&self, p: &Params<f32>, images: &[Digit]) -> f64 {
-        let logits = self.forward(p, images).pop().expect("logits");
+        let [_, mut sums] = self.forward(p, images);
+        let logits = sums.pop().expect("logits");
         let each = logits.chunks(CLASSES).zip(images).map(|(l, d)| softmax(l).1 - f64::from(l[d.label]));
         let loss = each.sum::<f64>() / images.len() as f64;
         if loss.is_finite() { loss } else { f64::INFINITY }
@@ -85,10 +86,10 @@ impl Net {
 
     /// The gradient of the mean cross-entropy; with `inputs` also the sums of what goes into matrices.
     pub fn gradient(&self, p: &Params<f32>, images: &[Digit], inputs: bool) -> Gathered {
-        let all = self.forward(p, images);
+        let [given, sums] = self.forward(p, images);
         let mut values = vec![0.0; if inputs { self.inputs.len } else { self.layout.len }];
         let mut dy: Vec<f32> = Vec::new();
-        for (l, d) in all[self.layers.len()].chunks(CLASSES).zip(images) {
+        for (l, d) in sums[self.layers.len() - 1].chunks(CLASSES).zip(images) {
             let share = |(c, p): (usize, f64)| (p - f64::from(c == d.label)) as f32 / images.len() as f32;
             dy.extend(softmax(l).0.into_iter().enumerate().map(share));
         }
@@ -96,15 +97,16 @@ impl Net {
             for row in dy.chunks(l.outer) {
                 values[l.b.clone()].iter_mut().zip(row).for_each(|(b, d)| *b += d);
             }
-            let (x, mut dx) = (&all[i], vec![0.0; images.len() * l.inner]);
+            let (x, mut dx) = (&given[i], vec![0.0; images.len() * l.inner]);
             let dw = &mut values[l.w.clone()];
             self.ops.linear_backward(l.shape(images.len()), x, &p.data[l.w.clone()], &dy, Some(&mut dx), Some(dw));
             if let Some(at) = self.inputs.find(&l.w).filter(|_| inputs) {
                 let square = LinearShape { rows: images.len(), inner: l.inner, outer: l.inner };
                 self.ops.linear_backward(square, x, &[], x, None, Some(&mut values[at]));
             }
-            // A hidden unit that is silent passes nothing on.
-            dx.iter_mut().zip(x).filter(|(_, x)| i > 0 && **x <= 0.0).for_each(|(d, _)| *d = 0.0);
+            if i > 0 {
+                dx.iter_mut().zip(&sums[i - 1]).for_each(|(d, z)| *d *= z.silu_slope());
+            }
             dy = dx;
         }
         Gathered { values, inputs, images: images.len() }
