@@ -160,6 +160,21 @@ impl Learner {
     /// [`Error::Config`] for samples that do not fit, before anything is learned; [`Error::NonFinite`] with the parameters
     /// as they were before the step.
     pub fn learn(&mut self, values: &[f32], labels: &[usize], task: usize, passes: usize) -> Result<Learned> {
+        self.learn_while(values, labels, task, passes, &mut || true)
+    }
+
+    /// As [`Learner::learn`], as long as `go_on` says so before every step. A call that was stopped keeps no sample.
+    ///
+    /// # Errors
+    /// As [`Learner::learn`].
+    pub fn learn_while(
+        &mut self,
+        values: &[f32],
+        labels: &[usize],
+        task: usize,
+        passes: usize,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Learned> {
         self.check(values, labels, task)?;
         if self.scaling.is_none() && self.classifier.config().learning.standardize {
             self.scaling = Some(Scaling::of(self.classifier.config().features, values));
@@ -173,6 +188,9 @@ impl Learner {
             let rate = learning.rate * (1.0 - (1.0 - learning.final_rate) * done);
             let (mut loss, mut count) = (0.0, 0);
             for rows in self.order(labels.len()).chunks(learning.batch) {
+                if !go_on() {
+                    return Ok(learned);
+                }
                 let mut batch = Batch::default();
                 rows.iter().for_each(|&i| batch.push(&values[i * features..][..features], labels[i], task));
                 let (sum, samples) = self.step(batch, rate)?;

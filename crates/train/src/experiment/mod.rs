@@ -97,4 +97,5 @@ experiments! {
     newton_schulz,
     tnt_projection,
     delta_momentum,
+    two_tasks,
 }
