@@ -8,6 +8,7 @@
 mod access;
 mod block;
 mod buffer;
+pub mod classifier;
 pub mod config;
 mod cost;
 mod decode;

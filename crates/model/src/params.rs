@@ -22,6 +22,8 @@ pub enum Kind {
     Start,
     /// Rows before a sequence: not decayed, they are tokens.
     Persistent,
+    /// What is added to every row: not decayed.
+    Bias,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Kind::Conv => "conv",
             Kind::Start => "start",
             Kind::Persistent => "persistent",
+            Kind::Bias => "bias",
         }
     }
     /// Whether weight decay applies.

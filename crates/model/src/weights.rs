@@ -139,7 +139,7 @@ fn check_count(what: &str, file: &TensorFile, expected: usize) -> Result<()> {
 }
 
 /// The numbers of a tensor, all of them finite.
-fn finite(what: &str, file: &TensorFile, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+pub(crate) fn finite(what: &str, file: &TensorFile, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let values = file.f32(name, shape)?;
     if values.iter().all(|x| x.is_finite()) {
         return Ok(values);

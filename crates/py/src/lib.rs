@@ -6,6 +6,7 @@
 mod arrays;
 mod associative;
 mod call;
+mod classifier;
 mod error;
 mod memory;
 mod model;
@@ -18,6 +19,8 @@ use pyo3::prelude::*;
 mod _hecate {
     #[pymodule_export]
     use crate::associative::{AssociativeMemory, PairMemory};
+    #[pymodule_export]
+    use crate::classifier::{ClassifierLearner, classifier_preset};
     #[pymodule_export]
     use crate::memory::{forward, start, vjp};
     #[pymodule_export]

@@ -7,6 +7,7 @@
 pub mod atomic;
 pub mod bench;
 pub mod checkpoint;
+pub mod classifier;
 pub mod corpus;
 pub mod digits;
 pub mod error;

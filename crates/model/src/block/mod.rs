@@ -337,6 +337,11 @@ impl Block {
         }
     }
 
+    /// Whether tokens see each other.
+    pub fn mixes(&self) -> bool {
+        !matches!(self.mixer, Mixer::None)
+    }
+
     /// Adds the block to the stream `x: [T, width]`.
     pub fn forward<O: Ops>(
         &self,
@@ -346,23 +351,47 @@ impl Block {
         tape: &mut BlockTape<O::F>,
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
-        if !matches!(self.mixer, Mixer::None) {
-            let mut side = std::mem::take(&mut tape.mixer_side);
-            let mut mix = |normed: &[O::F], out: &mut [O::F], pool: &mut Pool<O::F>| match &self.mixer {
-                Mixer::Attention(a) => {
-                    a.mix_forward(call, normed, state, &mut tape.attention, pool, out);
-                    Ok(())
-                }
-                Mixer::Memory(m) => m.forward(call, normed, state, &mut tape.memory, out),
-                Mixer::Mag(g) => g.forward(call, normed, state, &mut tape.mag, pool, out),
-                Mixer::Mal(l) => l.forward(call, normed, state, &mut tape.mal, pool, out),
-                Mixer::Mac(c) => c.forward(call, normed, state, &mut tape.mac, pool, out),
-                Mixer::None => Ok(()),
-            };
-            let result = part(self.norm, call, &self.mixer_norm, x, &mut side, pool, &mut mix);
-            tape.mixer_side = side;
-            result?;
+        self.mixer_forward(call, x, state, tape, pool)?;
+        self.channel_forward(call, x, tape, pool)
+    }
+
+    /// The first half of [`Block::forward`]: what mixes tokens.
+    pub fn mixer_forward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &mut [O::F],
+        state: &mut [O::F],
+        tape: &mut BlockTape<O::F>,
+        pool: &mut Pool<O::F>,
+    ) -> Result<()> {
+        if !self.mixes() {
+            return Ok(());
         }
+        let mut side = std::mem::take(&mut tape.mixer_side);
+        let mut mix = |normed: &[O::F], out: &mut [O::F], pool: &mut Pool<O::F>| match &self.mixer {
+            Mixer::Attention(a) => {
+                a.mix_forward(call, normed, state, &mut tape.attention, pool, out);
+                Ok(())
+            }
+            Mixer::Memory(m) => m.forward(call, normed, state, &mut tape.memory, out),
+            Mixer::Mag(g) => g.forward(call, normed, state, &mut tape.mag, pool, out),
+            Mixer::Mal(l) => l.forward(call, normed, state, &mut tape.mal, pool, out),
+            Mixer::Mac(c) => c.forward(call, normed, state, &mut tape.mac, pool, out),
+            Mixer::None => Ok(()),
+        };
+        let result = part(self.norm, call, &self.mixer_norm, x, &mut side, pool, &mut mix);
+        tape.mixer_side = side;
+        result
+    }
+
+    /// The second half: what works on each token alone.
+    pub fn channel_forward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        x: &mut [O::F],
+        tape: &mut BlockTape<O::F>,
+        pool: &mut Pool<O::F>,
+    ) -> Result<()> {
         let BlockTape { channel_side, mlp: own, cms: own_cms, .. } = tape;
         match &self.channel {
             Channel::Mlp(norm, mlp) => part(self.norm, call, norm, x, channel_side, pool, &mut |normed, out, _| {
@@ -384,7 +413,21 @@ impl Block {
         again: &mut Again<O::F>,
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
-        let BlockTape { channel_side, mlp: own, cms: own_cms, .. } = &mut *tape;
+        self.channel_backward(call, tape, dx, grads, again, pool)?;
+        self.mixer_backward(call, tape, dx, grads, pool)
+    }
+
+    /// Transpose of [`Block::channel_forward`].
+    pub fn channel_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        tape: &mut BlockTape<O::F>,
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        again: &mut Again<O::F>,
+        pool: &mut Pool<O::F>,
+    ) -> Result<()> {
+        let BlockTape { channel_side, mlp: own, cms: own_cms, .. } = tape;
         match &self.channel {
             Channel::Mlp(norm, mlp) => {
                 let mut back =
@@ -392,12 +435,23 @@ impl Block {
                         mlp.backward(call, mlp.weights(call), normed, own, dout, dx, grads, pool);
                         Ok(())
                     };
-                part_backward(self.norm, call, norm, channel_side, dx, grads, pool, &mut back)?;
+                part_backward(self.norm, call, norm, channel_side, dx, grads, pool, &mut back)
             }
-            Channel::Cms(cms) => cms.backward(self.norm, call, own_cms, dx, grads, again, pool)?,
-            Channel::None => {}
+            Channel::Cms(cms) => cms.backward(self.norm, call, own_cms, dx, grads, again, pool),
+            Channel::None => Ok(()),
         }
-        if matches!(self.mixer, Mixer::None) {
+    }
+
+    /// Transpose of [`Block::mixer_forward`].
+    pub fn mixer_backward<O: Ops>(
+        &self,
+        call: &Call<'_, O>,
+        tape: &BlockTape<O::F>,
+        dx: &mut [O::F],
+        grads: &mut [O::F],
+        pool: &mut Pool<O::F>,
+    ) -> Result<()> {
+        if !self.mixes() {
             return Ok(());
         }
         let side = &tape.mixer_side;

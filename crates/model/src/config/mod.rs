@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 pub const FORMAT: u32 = 1;
 
 // Far above what is useful, and so small that products of sizes stay inside the range of an index.
-const MAX_WIDTH: usize = 1 << 16;
-const MAX_LENGTH: usize = 1 << 24;
+pub(crate) const MAX_WIDTH: usize = 1 << 16;
+pub(crate) const MAX_LENGTH: usize = 1 << 24;
 const MAX_BLOCKS: usize = 4096;
 const MAX_LEVELS: usize = 16;
 const MAX_SEGMENT: usize = 1 << 16;
@@ -520,6 +520,19 @@ impl ModelConfig {
         sized("vocab", self.vocab, MAX_LENGTH)?;
         sized("width", self.width, MAX_WIDTH)?;
         sized("context", self.context, MAX_LENGTH)?;
+        self.check_blocks()?;
+        let leaks = |b: &BlockConfig| matches!(b.mixer, MixerConfig::Mac(MacConfig { causal: false, .. }));
+        let learns = |b: &BlockConfig| matches!(b.channel, ChannelConfig::Cms(_));
+        if let (Some(i), true) = (self.expanded().iter().position(leaks), self.blocks.iter().any(learns)) {
+            let reason = "continuum memories learn from tokens as they come, and mac with causal = false lets a token see \
+                          those behind it; use causal = true";
+            return Err(Error::config(format!("blocks.{i}.mixer.causal"), reason));
+        }
+        Ok(())
+    }
+
+    /// The part of [`ModelConfig::check`] that is about blocks alone.
+    pub(crate) fn check_blocks(&self) -> Result<()> {
         // Counted before they are written out.
         match self.blocks.iter().fold(0, |n: usize, b| n.saturating_add(b.repeat)) {
             0 => return Err(Error::config("blocks", "a model has at least one block")),
@@ -568,7 +581,7 @@ impl BlockConfig {
     }
 }
 
-fn sized(key: &str, n: usize, most: usize) -> Result<()> {
+pub(crate) fn sized(key: &str, n: usize, most: usize) -> Result<()> {
     match n {
         0 => Err(Error::config(key, "must be at least 1")),
         n if n > most => Err(Error::config(key, format!("{n} is more than this build allows, which is {most}"))),

@@ -19,5 +19,6 @@ A trained model, and what it learns while it runs:
 
 from hecate import memory
 from hecate._hecate import Generation, Model, State, __version__, load, rules
+from hecate.classifier import Classifier
 
-__all__ = ["Generation", "Model", "State", "__version__", "load", "memory", "rules"]
+__all__ = ["Classifier", "Generation", "Model", "State", "__version__", "load", "memory", "rules"]

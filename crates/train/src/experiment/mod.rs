@@ -103,4 +103,5 @@ experiments! {
     class_incremental,
     optimizers_on_digits,
     momentum_horizon,
+    two_tasks,
 }
