@@ -156,7 +156,8 @@ impl ClassifierLearner {
 impl ClassifierLearner {
     /// The values of an array `[N, features]` of float32.
     fn samples(&self, values: &Bound<'_, PyAny>) -> PyResult<Vec<f32>> {
-        let (values, features) = (read::<f32>("X", values, "a classifier")?, self.learner.classifier().config().features);
+        let (values, features) =
+            (read::<f32>("X", values, "a classifier")?, self.learner.classifier().config().features);
         match values.shape[..] {
             [_, width] if width == features => Ok(values.data),
             _ => {

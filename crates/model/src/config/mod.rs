@@ -521,14 +521,7 @@ impl ModelConfig {
         sized("width", self.width, MAX_WIDTH)?;
         sized("context", self.context, MAX_LENGTH)?;
         self.check_blocks()?;
-        let leaks = |b: &BlockConfig| matches!(b.mixer, MixerConfig::Mac(MacConfig { causal: false, .. }));
-        let learns = |b: &BlockConfig| matches!(b.channel, ChannelConfig::Cms(_));
-        if let (Some(i), true) = (self.expanded().iter().position(leaks), self.blocks.iter().any(learns)) {
-            let reason = "continuum memories learn from tokens as they come, and mac with causal = false lets a token see \
-                          those behind it; use causal = true";
-            return Err(Error::config(format!("blocks.{i}.mixer.causal"), reason));
-        }
-        Ok(())
+        cms::check_together(&self.expanded())
     }
 
     /// The part of [`ModelConfig::check`] that is about blocks alone.
@@ -541,7 +534,7 @@ impl ModelConfig {
         for (i, block) in self.expanded().iter().enumerate() {
             block.check(&format!("blocks.{i}"), self.width)?;
         }
-        cms::check_together(&self.expanded())
+        Ok(())
     }
 }
 

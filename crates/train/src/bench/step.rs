@@ -117,9 +117,8 @@ fn wrong_gradient(trainer: &Trainer, report: &StepReport, want: &[f64]) -> Optio
 fn wrong_update(trainer: &Trainer, report: &StepReport, before: &Params<f32>) -> Option<String> {
     let AnyOptimizer::AdamW(c) = &trainer.config().optimizer else { unreachable!("`run` says AdamW") };
     let (model, context) = (trainer.model(), trainer.config().model.context as u64);
-    let waits = |spec: &ParamSpec| {
-        model.slow_parameters().any(|(first, period)| first == spec.range.start && period > context)
-    };
+    let waits =
+        |spec: &ParamSpec| model.slow_parameters().any(|(first, period)| first == spec.range.start && period > context);
     model.params().specs.iter().find_map(|spec| {
         if waits(spec) {
             let same = trainer.params().data[spec.range.clone()] == before.data[spec.range.clone()];
