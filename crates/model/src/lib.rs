@@ -39,5 +39,6 @@ pub use generate::{GenerationConfig, Sampler};
 pub use grow::{Growth, GrowthStart, grow};
 pub use model::{Logits, Model, Tape, Workspace};
 pub use params::{Init, Kind, ParamLayout, ParamSpec, Params};
+pub use slices::ContinuumLevel;
 pub use state::{LevelSchedule, Lineage, State, StateLayout};
 pub use targets::IGNORED;

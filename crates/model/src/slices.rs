@@ -41,6 +41,21 @@ pub(crate) struct Schedule {
     scratch: usize,
 }
 
+/// A level of a continuum memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContinuumLevel {
+    /// Block, from 0.
+    pub block: usize,
+    /// Place in the block, from 0, fastest first.
+    pub level: usize,
+    /// Values of its matrices, or of its part of them.
+    pub parameters: usize,
+    /// Tokens from one change to the next; where that is learned, at the start.
+    pub period: u64,
+    /// In training it moves inside of a sequence, and is not stepped by the optimizer alone.
+    pub in_context: bool,
+}
+
 /// Buffers of one slice.
 #[derive(Debug)]
 pub(crate) struct Slice<F> {
@@ -352,10 +367,20 @@ impl Model {
         out
     }
 
-    /// The levels of continuum memories that move when they are served: parameters of each, and the tokens from one change
-    /// to the next.
-    pub fn levels(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.trunk.blocks.iter().filter_map(Block::cms).flat_map(Cms::level_sizes)
+    /// The levels of continuum memories that move when they are served.
+    pub fn levels(&self) -> impl Iterator<Item = ContinuumLevel> + '_ {
+        let context = self.config().context as u64;
+        let blocks = self.trunk.blocks.iter().enumerate().filter_map(|(b, block)| Some((b, block.cms()?)));
+        blocks.flat_map(move |(block, cms)| {
+            let level = move |(level, parameters, period)| ContinuumLevel {
+                block,
+                level,
+                parameters,
+                period,
+                in_context: period < context,
+            };
+            cms.level_sizes().map(level)
+        })
     }
 
     /// The matrices of levels that are the optimizer's in training, by their first value, and the tokens after which each is

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const FAMILIES: [&str; 7] =
     ["transformer", "titans_lmm", "titans_mag", "titans_mal", "titans_mac", "hope", "hope_attention"];
 
+/// The preset of a family in a folder of `configs/`, or in itself where `size` is empty.
 fn preset(size: &str, family: &str) -> RunConfig {
     let path: PathBuf =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(size).join(format!("{family}.toml"));
@@ -44,6 +45,7 @@ fn step(size: &str, family: &str) {
 #[test]
 fn every_small_preset_takes_a_step() {
     FAMILIES.iter().for_each(|family| step("smoke", family));
+    ["levels", "hybrid"].iter().for_each(|family| step("", family));
 }
 
 #[test]

@@ -32,8 +32,20 @@ struct Description {
     weight_bytes: usize,
     state_bytes: usize,
     flops_per_token_forward: f64,
+    flops_per_token_learning: f64,
     flops_per_token_training: f64,
     memories: Vec<MemoryRow>,
+    continuum: Vec<LevelRow>,
+}
+
+/// One level of a continuum memory.
+#[derive(Serialize)]
+struct LevelRow {
+    block: usize,
+    level: usize,
+    period: u64,
+    parameters: usize,
+    moves: &'static str,
 }
 
 /// One block's memory.
@@ -130,7 +142,14 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
     let rows: usize = model.params().specs.iter().filter(table).map(|s| s.range.len() - config.width).sum();
     let read = if config.tie_embeddings { len } else { len - rows };
     // A level of a continuum memory is active at the tokens at which it changes.
-    let idle = |(size, period): (usize, u64)| size as f64 * (1.0 - 1.0 / period as f64);
+    let idle = |l: hecate_model::ContinuumLevel| l.parameters as f64 * (1.0 - 1.0 / l.period as f64);
+    let level = |l: hecate_model::ContinuumLevel| LevelRow {
+        block: l.block,
+        level: l.level,
+        period: l.period,
+        parameters: l.parameters,
+        moves: if l.in_context { "in the sequence" } else { "with the optimizer" },
+    };
     let row = |(block, m): (usize, hecate_model::MemoryInfo)| MemoryRow {
         block,
         rule: m.rule.name().to_string(),
@@ -149,8 +168,10 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
         weight_bytes: 4 * len,
         state_bytes: 4 * model.state_layout().values(),
         flops_per_token_forward: flops,
-        flops_per_token_training: 3.0 * flops,
+        flops_per_token_learning: model.learning(false).flops,
+        flops_per_token_training: 3.0 * flops + model.learning(true).flops,
         memories: model.memories().map(row).collect(),
+        continuum: model.levels().map(level).collect(),
     })
 }
 
@@ -165,8 +186,12 @@ fn print_description(d: &Description) -> Result<(), Failure> {
     outln!("weights                 {}", human::bytes(d.weight_bytes as u64));
     outln!("state of one sequence   {}", human::bytes(d.state_bytes as u64));
     outln!("FLOPs per token         {} forward", human::count(d.flops_per_token_forward));
+    if d.flops_per_token_learning > 0.0 {
+        let learning = human::count(d.flops_per_token_learning);
+        outln!("                        {learning} more where continuum memories learn from what is read");
+    }
     outln!(
-        "                        {} in training (forward, and backward counted twice)",
+        "                        {} in training (forward, backward counted twice, and what sequences learn)",
         human::count(d.flops_per_token_training)
     );
     let mut table = Table::new(&[">block", "rule", ">heads", ">keys", ">values", ">state bytes"]);
@@ -175,6 +200,14 @@ fn print_description(d: &Description) -> Result<(), Failure> {
         table.row([m.block.to_string(), m.rule.clone()].into_iter().chain(sizes));
     }
     if !d.memories.is_empty() {
+        out!("\n{}", table.plain());
+    }
+    let mut table = Table::new(&[">block", ">level", ">period", ">parameters", "in training it moves"]);
+    for l in &d.continuum {
+        let numbers = [l.block.to_string(), l.level.to_string(), l.period.to_string(), l.parameters.to_string()];
+        table.row(numbers.into_iter().chain([l.moves.to_string()]));
+    }
+    if !d.continuum.is_empty() {
         out!("\n{}", table.plain());
     }
     Ok(())

@@ -329,7 +329,7 @@ fn block_number(name: &str) -> Option<u64> {
 }
 
 fn order(kind: &str) -> usize {
-    let known = ["memory_norm", "added_norm", "written", "retain", "rate", "momentum"];
+    let known = ["memory_norm", "added_norm", "written", "mean_period", "retain", "rate", "momentum"];
     known.iter().position(|k| *k == kind).unwrap_or(known.len())
 }
 
@@ -338,6 +338,7 @@ fn trace_title(kind: &str) -> String {
         "memory_norm" => "Memory norm".into(),
         "added_norm" => "Added to weights".into(),
         "written" => "Tokens written".into(),
+        "mean_period" => "Tokens per change".into(),
         "retain" => "Gate: retain".into(),
         "rate" => "Gate: rate".into(),
         "momentum" => "Gate: momentum".into(),
@@ -359,6 +360,10 @@ fn trace_note(kind: &str) -> &'static str {
             "Size of what continuum memories have added to each matrix in the first stream, since it began or was reset."
         }
         "written" => "The share of the last thousand tokens or so that each level behind a gate has learned from.",
+        "mean_period" => {
+            "Tokens from one change to the next of each level whose period is learned, in the first stream since it began or \
+                          was reset."
+        }
         "rate" => "The inner step size, the mean over heads and tokens: how strongly a token is written.",
         "momentum" => "The share of the last write that is carried into the next, the mean over heads and tokens.",
         _ => "A value that the run logged at each step.",

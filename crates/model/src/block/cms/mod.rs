@@ -289,12 +289,12 @@ impl Cms {
         })
     }
 
-    /// The matrices of every level that moves when it is served, and its period; of levels that share them, the part.
-    pub fn level_sizes(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        self.units.iter().flat_map(|unit| {
+    /// Every level that moves when it is served, the size of its matrices, and its period; of levels that share them, the part.
+    pub fn level_sizes(&self) -> impl Iterator<Item = (usize, usize, u64)> + '_ {
+        self.units.iter().flat_map(move |unit| {
             let size = (unit.mlp.up.len() + unit.mlp.down.len()) / unit.levels.len();
-            let moving = self.levels[unit.levels.clone()].iter().filter(|level| level.config.serve_rate() > 0.0);
-            moving.map(move |level| (size, level.period))
+            let moving = unit.levels.clone().filter(|&l| self.levels[l].config.serve_rate() > 0.0);
+            moving.map(move |l| (l, size, self.levels[l].period))
         })
     }
 
