@@ -80,7 +80,7 @@ impl Chain {
         let half = self.width * self.hidden;
         let up = 1.0 / (self.width as f64).sqrt();
         let down = 0.1 / (self.hidden as f64).sqrt();
-        (0..self.len()).map(|i| draw.normal() * if i / half % 2 == 0 { up } else { down }).collect()
+        (0..self.len()).map(|i| draw.normal() * if (i / half).is_multiple_of(2) { up } else { down }).collect()
     }
 
     /// Adds every block to `x`; gives what the way back needs.
