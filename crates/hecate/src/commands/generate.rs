@@ -51,14 +51,22 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
             ControlFlow::Break(())
         }
     };
+    let nobody_reads = |error: &Failure| {
+        error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
     let ops = Cpu::inference();
     let (model, params) = (&loaded.model, &loaded.params);
     generate(&ops, model, params, &mut state, &ids, &mut sampler, config.max_tokens, &access, &mut ws, &mut each)?;
-    if let Some(error) = broken {
+    // What was read and said is learned, whether anybody listens to the end.
+    let closed = broken.as_ref().is_some_and(nobody_reads);
+    if let Some(error) = broken.filter(|_| !closed) {
         return Err(error);
     }
     if let (Some(file), AccessArg::Learn) = (&args.state, args.access) {
         loaded.save_state(&state, file)?;
+    }
+    if closed {
+        return Ok(());
     }
     if args.json {
         let text = String::from_utf8_lossy(&out.text).into_owned();
