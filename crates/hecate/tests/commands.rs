@@ -25,6 +25,13 @@ fn a_trained_model_generates_evaluates_and_is_inspected() {
     let before = bytes(dir.path(), "once");
     json(&["generate", "run", "-n", "5", "--state", "once", "--access", "read", "--json"]);
     assert_eq!(bytes(dir.path(), "once"), before, "reading leaves the file alone");
+    // Whoever reads the text leaves before it ends: what was said until then is kept.
+    let mut open = hecate(dir.path());
+    let args = ["generate", "run", "--prompt", "line", "-n", "20000", "--state", "left"];
+    let mut child = open.args(args).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert!(succeed(dir.path(), &["inspect", "left"]).contains("blocks.0.memory.W"));
 
     let learn = json(&["eval", "run", "text.txt", "--json"]);
     let frozen = json(&["eval", "run", "text.txt", "--access", "frozen", "--json"]);
@@ -145,6 +152,9 @@ fn mistakes_end_in_one_line_that_names_the_remedy() {
         (&["inspect", "text.txt"], "safetensors"),
         (&["inspect", "nowhere"], "nowhere"),
         (&["bench", "nowhere"], "nowhere"),
+        (&["train", "--stepz", "3"], "--stepz"),
+        (&["inspect"], "<FILE>"),
+        (&["trane"], "train"),
     ];
     for (args, part) in cases {
         let line = refuse(dir.path(), args);

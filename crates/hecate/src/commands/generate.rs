@@ -39,11 +39,9 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
     };
     let ids = loaded.tokenizer.encode(&prompt);
     let mut out = Sink { args, loaded: &loaded, tokens: Vec::new(), text: Vec::new(), stream: TextStream::default() };
-    if !args.json {
-        out.show(&prompt)?;
-    }
+    let mut broken = if args.json { None } else { out.show(&prompt).err() };
     let (mut ws, access) = (Workspace::default(), Access::from(args.access));
-    let mut broken = None;
+    let unheard = broken.is_some();
     let mut each = |token| match out.push(token) {
         Ok(flow) => flow,
         Err(error) => {
@@ -56,7 +54,9 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
     };
     let ops = Cpu::inference();
     let (model, params) = (&loaded.model, &loaded.params);
-    generate(&ops, model, params, &mut state, &ids, &mut sampler, config.max_tokens, &access, &mut ws, &mut each)?;
+    // Where the prompt could not even be shown, it is read alone.
+    let most = if unheard { 0 } else { config.max_tokens };
+    generate(&ops, model, params, &mut state, &ids, &mut sampler, most, &access, &mut ws, &mut each)?;
     // What was read and said is learned, whether anybody listens to the end.
     let closed = broken.as_ref().is_some_and(nobody_reads);
     if let Some(error) = broken.filter(|_| !closed) {
