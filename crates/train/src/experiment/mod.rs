@@ -11,6 +11,8 @@ mod figure;
 mod memory;
 mod outcome;
 #[cfg(test)]
+mod sequences;
+#[cfg(test)]
 mod tests;
 
 pub use figure::Figure;
@@ -97,4 +99,8 @@ experiments! {
     newton_schulz,
     tnt_projection,
     delta_momentum,
+    needle,
+    mqar,
+    formal_languages,
+    memory_levels,
 }
