@@ -18,7 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
                where every position is right. parity, (aa)*, (abab)*: whether the string so far is in the language; \
                aⁿbⁿ, aⁿbⁿcⁿ, shuffle-2 (two kinds of brackets): which tokens may follow. One block of width 16, one head, a \
                perceptron of 32 hidden units; `hope` is `self_modifying` with matrices, chunks of 16 and 1, and two \
-               levels of 16 that are the optimizer's. Muon, 400 steps of 8 strings, the rate the best of 5e-3, 1e-2 and \
+               levels of 16 that are the optimizer's. Muon, 400 steps of 8 strings, the rate the better of 1e-2 and \
                2e-2 on bin 0 under the first seed. That is a third of an epoch over the paper's 10,000 strings, of which it \
                takes up to 300: so that 36 arms take minutes.",
     random: true,

@@ -11,6 +11,7 @@ mod figure;
 mod memory;
 mod outcome;
 #[cfg(test)]
+#[cfg(test)]
 mod sequences;
 #[cfg(test)]
 mod tests;
@@ -103,4 +104,5 @@ experiments! {
     mqar,
     formal_languages,
     memory_levels,
+    components,
 }
