@@ -10,8 +10,6 @@ mod draw;
 mod figure;
 mod memory;
 mod outcome;
-#[cfg(test)]
-#[cfg(test)]
 mod sequences;
 #[cfg(test)]
 mod tests;
