@@ -239,6 +239,9 @@ pub struct Experiment {
     /// Print a document with tables, verdicts and figures.
     #[arg(long, conflicts_with = "json", requires = "name")]
     pub markdown: bool,
+    /// Bring the part of such a document up to date.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "markdown"], requires = "name")]
+    pub update: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,

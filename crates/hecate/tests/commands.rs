@@ -106,6 +106,13 @@ fn an_experiment_gives_numbers_verdicts_and_a_figure() {
     assert!(dir.path().join("runs/experiments/overwriting.svg").exists());
     let document = succeed(dir.path(), &["experiment", "overwriting", "--seeds", "2", "--markdown"]);
     assert!(document.contains("| experiment | must |") && document.contains("](experiments/overwriting.svg)"));
+    std::fs::write(dir.path().join("all.md"), document.replace("## overwriting", "## overwriting\nobsolete")).unwrap();
+    succeed(dir.path(), &["experiment", "overwriting", "--seeds", "2", "--update", "all.md"]);
+    let updated = std::fs::read_to_string(dir.path().join("all.md")).unwrap();
+    assert!(updated.contains("## overwriting\n\n") && !updated.contains("obsolete"));
+    std::fs::write(dir.path().join("other.md"), "words").unwrap();
+    let refused = refuse(dir.path(), &["experiment", "overwriting", "--seeds", "2", "--update", "other.md"]);
+    assert!(refused.contains("other.md") && refused.contains("--markdown"), "{refused}");
     assert!(refuse(dir.path(), &["experiment", "overwritin"]).contains("overwriting"));
 }
 

@@ -1,14 +1,15 @@
 //! `hecate experiment`: what memories can do, measured; the list of experiments, one of them, or all.
 
+mod document;
+
 use super::print_json;
 use crate::Failure;
 use crate::cli;
 use crate::table::Table;
 use hecate_train::experiment::{ALL, Cell, Experiment, Outcome};
-use hecate_train::machine::Machine;
 use hecate_train::{atomic, human};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Asks for every experiment.
 const EVERY: &str = "all";
@@ -41,15 +42,24 @@ pub fn run(args: &cli::Experiment) -> Result<(), Failure> {
         let figure = args.out.join(format!("{}.svg", outcome.name));
         atomic::write(&figure, outcome.svg().as_bytes())?;
         let shown = Shown { outcome, threads: rayon::current_num_threads(), figure };
-        if args.markdown || args.json {
+        if args.markdown || args.json || args.update.is_some() {
             eprintln!("{}: {}", experiment.name, human::secs(shown.outcome.seconds));
         } else {
             print(&shown);
         }
         all.push(shown);
     }
+    if let Some(file) = &args.update {
+        let old = std::fs::read_to_string(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
+        let new = document::updated(&old, &all).ok_or_else(|| {
+            let write = format!("`hecate experiment {EVERY} --markdown` writes one");
+            format!("{} does not begin as a document of experiments: {write}", file.display())
+        })?;
+        atomic::write(file, new.as_bytes())?;
+    }
     match () {
-        () if args.markdown => print!("{}", document(args, &all)),
+        () if args.update.is_some() => (),
+        () if args.markdown => print!("{}", document::document(&all)),
         () if !args.json => (),
         () if name == EVERY => print_json(&all)?,
         () => print_json(&all[0])?,
@@ -104,49 +114,4 @@ fn cost(shown: &Shown) -> String {
     let threads = shown.threads;
     let unit = if threads == 1 { "thread" } else { "threads" };
     format!("{} on {threads} {unit}", human::secs(shown.outcome.seconds))
-}
-
-/// Everything as one document, with figures where `--out` put them, relative to the folder above.
-fn document(args: &cli::Experiment, all: &[Shown]) -> String {
-    let machine = Machine::look_up();
-    let cpu = machine.cpu.as_deref().unwrap_or(machine.arch);
-    let (name, out) = (args.name.as_deref().unwrap_or(EVERY), args.out.display());
-    let command = format!("hecate experiment {name} --seeds {} --markdown --out {out}", args.seeds);
-    let mut text = format!(
-        "# Experiments\n\nWhat memories can do and where formulas fail, as measured, whatever came out. Written by \
-         `{command}` (version {}) on {cpu}, {} threads, in {}. Numbers are means over seeds, with the lowest and the \
-         highest; a verdict is on the numbers of this run.\n\n",
-        machine.version,
-        rayon::current_num_threads(),
-        human::secs(all.iter().map(|s| s.outcome.seconds).sum()),
-    );
-    let mut verdicts = Table::new(&["experiment", "must", "outcome", "measured"]);
-    for o in all.iter().map(|s| &s.outcome) {
-        let link = format!("[{0}](#{0})", o.name);
-        for m in &o.finding.musts {
-            verdicts.row([link.clone(), m.claim.clone(), m.verdict().to_string(), m.measured.clone()]);
-        }
-    }
-    text += &verdicts.markdown();
-    for shown in all {
-        text += &section(shown);
-    }
-    text
-}
-
-fn section(shown: &Shown) -> String {
-    let o = &shown.outcome;
-    let folder = shown.figure.parent().and_then(Path::file_name).map_or("".into(), |f| f.to_string_lossy());
-    let cost = format!("{}, {}", run_line(o), cost(shown));
-    format!(
-        "\n## {}\n\n{} {}\n\n{} {cost}.\n\n![{}]({folder}/{}.svg)\n\n{}\n{}\n",
-        o.name,
-        o.asks,
-        o.source,
-        o.protocol,
-        o.asks,
-        o.name,
-        table(o).markdown(),
-        o.finding.caption
-    )
 }

@@ -2,8 +2,9 @@
 //!
 //! An experiment is one file here and one line in `experiments!`. It says what it asks and how it is asked, runs in
 //! minutes on two cores, and gives a table, a figure and a verdict on each thing that must come out. A verdict is what
-//! was measured: one that does not hold is reported like one that does. A memory is stepped through its reference in
-//! double precision, so that an outcome is the rule's and not a kernel's.
+//! was measured: one that does not hold is reported like one that does. A memory alone is stepped through its reference in
+//! double precision, so that an outcome is the rule's and not a kernel's; whole models are trained as a run trains them
+//! (`sequences`).
 
 mod dgd;
 mod draw;
@@ -11,6 +12,7 @@ mod figure;
 mod memory;
 mod outcome;
 mod residual;
+mod sequences;
 #[cfg(test)]
 mod tests;
 
@@ -104,4 +106,9 @@ experiments! {
     optimizers_on_digits,
     momentum_horizon,
     two_tasks,
+    needle,
+    mqar,
+    formal_languages,
+    memory_levels,
+    components,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 #[test]
 fn every_file_of_an_experiment_has_a_line_in_the_list() {
-    let frame = ["mod", "dgd", "draw", "figure", "memory", "outcome", "residual", "tests"];
+    let frame = ["mod", "dgd", "draw", "figure", "memory", "outcome", "residual", "sequences", "tests"];
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/experiment")).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
         let name = file.trim_end_matches(".rs");

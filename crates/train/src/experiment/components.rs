@@ -1,0 +1,243 @@
+//! A component less: what it costs on a text.
+
+use super::draw::rng;
+use super::figure::{Figure, Scale, Series};
+use super::outcome::{Cell, Finding, Must, Table, highest, lowest, mean};
+use super::sequences::{Example, Trained, Training, below, model, side_by_side};
+use super::{Experiment, Result};
+use crate::corpus::{Corpus, HELD_OUT};
+use hecate_model::Access;
+use hecate_model::rng::Rng;
+use serde_json::{Value, json};
+
+/// See the module text.
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "components",
+    asks: "What does a model of bytes lose with each of its components?",
+    source: "[NestedLearning v1 sec.9.6]",
+    protocol: "One block of width 32 on the bytes of the embedded novel: Titans is a `titans_mlp_chunk8` memory with \
+               convolution, four persistent tokens and a perceptron; HOPE a `self_modifying` memory with chunks of 16 \
+               and 16, momentum by a gate, and a continuum memory of periods 16 (in the sequence) and 128 (the \
+               optimizer's). Muon at 1e-2, 200 steps of 4 random stretches of 128 bytes of the training part, the same \
+               stretches for every arm of a seed; bits per byte on 32 stretches of the held-out part, and the \
+               difference from the whole model under the same seed. Half the width and the length, and one block of \
+               two: so that 12 arms take minutes.",
+    random: true,
+    run: |seeds| {
+        let setup = Setup { seeds, ..Setup::full() };
+        Ok(setup.finding(&setup.measure()?))
+    },
+};
+
+/// What is run.
+struct Setup {
+    width: usize,
+    length: usize,
+    steps: u64,
+    lanes: usize,
+    tests: usize,
+    seeds: usize,
+    arms: Vec<Arm>,
+}
+
+/// A model, whole or with something less.
+struct Arm {
+    family: &'static str,
+    change: &'static str,
+    block: Value,
+}
+
+const WHOLE: &str = "whole";
+const FAMILIES: [&str; 2] = ["titans", "hope"];
+
+/// Bits per byte at every position.
+type Curve = Vec<f64>;
+
+/// `over` in place of what `base` has.
+fn with(base: &Value, over: Value) -> Value {
+    let mut out = base.clone();
+    if let (Some(out), Some(over)) = (out.as_object_mut(), over.as_object()) {
+        out.extend(over.clone());
+    }
+    out
+}
+
+fn titans(width: usize) -> Vec<Arm> {
+    let rule = json!({"name": "titans_mlp_chunk8"});
+    let memory = json!({"type": "memory", "rule": rule, "heads": 1, "persistent": 4});
+    let arm = |change, memory: Value| {
+        let channel = json!({"type": "mlp", "hidden": 2 * width});
+        Arm { family: "titans", change, block: json!([{"mixer": memory, "channel": channel}]) }
+    };
+    let of = |over: Value| with(&memory, json!({"rule": with(&rule, over)}));
+    vec![
+        arm(WHOLE, memory.clone()),
+        arm("no decay", of(json!({"retention": "none"}))),
+        arm("no momentum", of(json!({"algorithm": "gd"}))),
+        arm("no convolution", with(&memory, json!({"conv": 0}))),
+        arm("linear memory", of(json!({"structure": "matrix"}))),
+        arm("no persistent tokens", with(&memory, json!({"persistent": 0}))),
+    ]
+}
+
+fn hope(width: usize, length: usize) -> Vec<Arm> {
+    let rule = json!({"name": "self_modifying", "chunk": 16, "chunk_memory": 16, "momentum": "gate"});
+    let cms = json!({"type": "cms", "hidden": width, "levels": [{"period": length / 8}, {"period": length}]});
+    let arm = |change, over: Value, channel: &Value| {
+        let memory = json!({"type": "memory", "rule": with(&rule, over), "heads": 1});
+        Arm { family: "hope", change, block: json!([{"mixer": memory, "channel": channel}]) }
+    };
+    vec![
+        arm(WHOLE, json!({}), &cms),
+        arm("no DGD", json!({"precond": "none"}), &cms),
+        arm("no momentum", json!({"momentum": "none"}), &cms),
+        // A gate that is shut: 1 - retain is below 1e-12 whatever the memory of the gate answers.
+        arm("no decay", json!({"retain_bias": 30.0}), &cms),
+        arm("no continuum memory", json!({}), &json!({"type": "mlp", "hidden": 2 * width})),
+        arm("adaptive queries", json!({"adaptive_q": true}), &cms),
+    ]
+}
+
+/// A text, of which stretches are learned.
+fn stretch(bytes: &[u8], from: usize, length: usize) -> Example {
+    let byte = |i: usize| u32::from(bytes[from + i]);
+    Example { tokens: (0..length).map(byte).collect(), targets: (1..=length).map(byte).collect() }
+}
+
+impl Setup {
+    fn full() -> Self {
+        let (width, length) = (32, 128);
+        let arms = titans(width).into_iter().chain(hope(width, length)).collect();
+        Self { width, length, steps: 200, lanes: 4, tests: 32, seeds: super::SEEDS, arms }
+    }
+
+    fn run(&self, arm: &Arm, text: [&[u8]; 2], seed: usize) -> Result<Curve> {
+        let [train, test] = text;
+        let mut trained = Trained::new(&model(256, self.width, self.length, arm.block.clone())?, seed)?;
+        let mut draw = rng("components", seed);
+        let any = |draw: &mut Rng| stretch(train, below(draw, train.len() - self.length), self.length);
+        let how = Training::muon(1e-2, self.steps, self.lanes);
+        trained.train(&how, seed, &mut || any(&mut draw))?;
+        let mut curve = vec![0.0; self.length];
+        for i in 0..self.tests {
+            let from = i * (test.len() - self.length - 1) / self.tests;
+            let answers = trained.answers(&stretch(test, from, self.length), &Access::Learn)?;
+            let bits = answers.iter().map(|a| a.0 / std::f64::consts::LN_2 / self.tests as f64);
+            curve.iter_mut().zip(bits).for_each(|(sum, bits)| *sum += bits);
+        }
+        Ok(curve)
+    }
+
+    fn measure(&self) -> Result<Vec<Vec<Curve>>> {
+        let corpus = Corpus::moby_dick();
+        let (train, test) = corpus.split(HELD_OUT)?;
+        side_by_side(&self.arms, self.seeds, |arm, seed| self.run(arm, [train.bytes, test.bytes], seed))
+    }
+
+    fn at(&self, family: &str, change: &str) -> usize {
+        let is = |arm: &Arm| (arm.family, arm.change) == (family, change);
+        self.arms.iter().position(is).expect("the experiment lists this arm")
+    }
+
+    /// Bits per byte by which an arm is worse than the whole model, by seed.
+    fn loss(&self, m: &[Vec<Curve>], i: usize) -> Vec<f64> {
+        let whole = &m[self.at(self.arms[i].family, WHOLE)];
+        m[i].iter().zip(whole).map(|(a, b)| mean(a) - mean(b)).collect()
+    }
+
+    fn musts(&self, m: &[Vec<Curve>]) -> Vec<Must> {
+        let mut musts = Vec::new();
+        for (i, arm) in self.arms.iter().enumerate().filter(|(_, arm)| arm.change != WHOLE) {
+            let by = self.loss(m, i);
+            musts.push(Must::new(
+                format!("{}, {}: no better than the whole, in the mean over seeds", arm.family, arm.change),
+                mean(&by) >= 0.0,
+                format!("{:+.4} ({:+.4} to {:+.4}) bits per byte", mean(&by), lowest(&by), highest(&by)),
+            ));
+        }
+        for family in FAMILIES {
+            let part = |from: usize, to: usize| {
+                mean(&m[self.at(family, WHOLE)].iter().map(|c| mean(&c[from..to])).collect::<Vec<f64>>())
+            };
+            let (eighth, half) = (self.length / 8, self.length / 2);
+            let (early, late) = (part(0, eighth), part(half, self.length));
+            musts.push(Must::new(
+                format!("{family}: the loss falls with the position, from the first eighth to the second half"),
+                late < early,
+                format!("{early:.3} and {late:.3} bits per byte"),
+            ));
+        }
+        musts
+    }
+
+    /// The means of a curve between powers of two.
+    fn buckets(&self, curves: &[Curve]) -> Vec<(f64, Vec<f64>)> {
+        let ends = (1..).map(|i| 1 << i).take_while(|&end| end <= self.length);
+        ends.map(|end| (end as f64, curves.iter().map(|c| mean(&c[end / 2..end])).collect())).collect()
+    }
+
+    fn finding(&self, m: &[Vec<Curve>]) -> Finding {
+        let mut table = Table::new(&["model", "with", "bits per byte", "worse than the whole by"]);
+        let mut figure = Figure::default();
+        for family in FAMILIES {
+            let mut rows = Vec::new();
+            for (i, arm) in self.arms.iter().enumerate().filter(|(_, arm)| arm.family == family) {
+                let (bits, by) = (m[i].iter().map(|c| mean(c)).collect::<Vec<f64>>(), self.loss(m, i));
+                table.row([family.into(), arm.change.into(), Cell::from(&bits[..]), Cell::from(&by[..])]);
+                if arm.change != WHOLE {
+                    rows.push((arm.change.to_string(), vec![by]));
+                }
+            }
+            figure = figure.rows(format!("{family}: worse than the whole"), Scale::linear("bits per byte"), &["seed"], rows);
+        }
+        let line = |family: &str| Series::new(family, self.buckets(&m[self.at(family, WHOLE)]));
+        let [x, y] = [Scale::doubling("position, in bytes"), Scale::linear("bits per byte")];
+        figure = figure.lines("Loss by position", x, y, FAMILIES.map(line).into());
+        let caption = format!(
+            "{} seeds. Differences of a hundredth are noise at this size. Without a component there are fewer parameters, \
+             except for the continuum memory, whose perceptron has as many. Keys and values that are not memories of their \
+             own are no setting of `self_modifying`.",
+            self.seeds
+        );
+        Finding { table, musts: self.musts(m), caption, figure }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_must_can_fail() {
+        let setup = Setup::full();
+        let curves = |of: &dyn Fn(&Arm, usize) -> f64| {
+            setup.arms.iter().map(|a| vec![(0..128).map(|t| of(a, t)).collect::<Curve>(); 2]).collect::<Vec<_>>()
+        };
+        let whole = |arm: &Arm| f64::from(u8::from(arm.change == WHOLE));
+        let good = curves(&|arm, t| 4.0 - 0.01 * t as f64 - 0.1 * whole(arm));
+        let bad = curves(&|arm, t| 4.0 + 0.01 * t as f64 + 0.1 * whole(arm));
+        assert!(setup.musts(&good).iter().all(|m| m.holds));
+        assert!(setup.musts(&bad).iter().all(|m| !m.holds));
+    }
+
+    #[test]
+    fn every_arm_is_another_model() {
+        let configs = Setup::full().arms.into_iter().map(|arm| model(256, 32, 128, arm.block).unwrap());
+        let mut texts: Vec<String> = configs.map(|c| serde_json::to_string(&c).unwrap()).collect();
+        let count = texts.len();
+        texts.sort();
+        texts.dedup();
+        assert_eq!(texts.len(), count);
+    }
+
+    /// Every arm takes a few steps, and the same ones again.
+    #[test]
+    fn a_short_run_is_the_same_again() {
+        let setup = Setup { width: 16, length: 32, steps: 3, lanes: 2, tests: 2, seeds: 1, arms: Vec::new() };
+        let setup = Setup { arms: titans(16).into_iter().chain(hope(16, 32)).collect(), ..setup };
+        let found = setup.measure().unwrap();
+        assert!(found.iter().all(|curves| curves[0].iter().all(|bits| (4.0..12.0).contains(bits))));
+        assert_eq!(found, setup.measure().unwrap());
+        assert_eq!(setup.finding(&found).table.rows.len(), setup.arms.len());
+    }
+}

@@ -1,0 +1,261 @@
+//! Several pairs, then several of their keys: which memories find every value.
+
+use super::draw::rng;
+use super::figure::{Figure, Scale};
+use super::outcome::{Cell, Finding, Must, Table, mean};
+use super::sequences::{Example, Trained, Training, Tuned, below, different, model, slow_levels, tuned, unless_it_breaks};
+use super::{Experiment, Result};
+use hecate_model::Access;
+use hecate_model::rng::Rng;
+use serde_json::{Value, json};
+
+/// See the module text.
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "mqar",
+    asks: "Which memories find the values of several pairs?",
+    source: "[Zoology v1 sec.3.1]",
+    protocol: "Sequences of 32 tokens: pairs of a key (of 16) and a value (of 16), then each key once more at random \
+               places among random values; the value is asked at the second key. Two blocks of width 32 with one head \
+               and a perceptron of 64 hidden units (`hope`: `self_modifying` with matrices and chunks of 16 and 4, and \
+               two levels of 32 that are the optimizer's). Four pairs with keys of width 32, with the short \
+               convolution and without; eight pairs with keys of width 4, the state of `delta` half as many numbers \
+               as its values hold. Muon, 1200 steps of 16 sequences, the rate the better of 1e-2 and 2e-2 under \
+               the first seed; tested on 256 sequences. Half the length and a quarter of the names of the paper's: so that \
+               a run takes seconds.",
+    random: true,
+    run: |seeds| {
+        let setup = Setup { seeds, ..Setup::full() };
+        Ok(setup.finding(&setup.measure()?))
+    },
+};
+
+/// What is run.
+struct Setup {
+    /// Keys, and as many values.
+    names: usize,
+    width: usize,
+    length: usize,
+    steps: u64,
+    lanes: usize,
+    tests: usize,
+    seeds: usize,
+    rates: Vec<f64>,
+    arms: Vec<Arm>,
+}
+
+/// Which question an arm belongs to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Few,
+    NoConv,
+    Many,
+}
+
+/// Blocks that are compared.
+struct Arm {
+    mixer: &'static str,
+    part: Part,
+    block: Value,
+    pairs: usize,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Few => "4 pairs",
+            Part::NoConv => "4 pairs, no convolution",
+            Part::Many => "8 pairs, narrow keys",
+        }
+    }
+}
+
+/// The mixers with a memory, and their rules.
+fn memories() -> [(&'static str, Value); 5] {
+    let hope = json!({"name": "self_modifying", "structure": {"name": "matrix"}, "chunk": 16, "chunk_memory": 4});
+    [
+        ("hebbian", json!("linear_attention")),
+        ("delta", json!("delta")),
+        ("gated_delta", json!("gated_delta")),
+        ("titans", json!("titans")),
+        ("hope", hope),
+    ]
+}
+
+impl Setup {
+    fn full() -> Self {
+        let (width, length) = (32, 32);
+        let block = |mixer: Value, hope: bool| {
+            let channel =
+                if hope { slow_levels(length, width) } else { json!({"type": "mlp", "hidden": 2 * width}) };
+            json!([{"repeat": 2, "mixer": mixer, "channel": channel}])
+        };
+        let attention = block(json!({"type": "attention", "heads": 1}), false);
+        let mut arms = Vec::new();
+        for (part, conv, pairs) in [(Part::Few, 4, 4), (Part::NoConv, 0, 4), (Part::Many, 4, 8)] {
+            if part != Part::NoConv {
+                arms.push(Arm { mixer: "attention", part, block: attention.clone(), pairs });
+            }
+            for (mixer, rule) in memories() {
+                let mut memory = json!({"type": "memory", "rule": rule, "heads": 1, "conv": conv});
+                match (mixer, part) {
+                    // What is self-modifying makes values as wide as keys.
+                    ("hope", Part::Many) | ("gated_delta", Part::NoConv | Part::Many) => continue,
+                    (_, Part::Many) => (memory["key_width"], memory["value_width"]) = (json!(4), json!(width)),
+                    _ => (),
+                }
+                arms.push(Arm { mixer, part, block: block(memory, mixer == "hope"), pairs });
+            }
+        }
+        let rates = vec![1e-2, 2e-2];
+        Self { names: 16, width, length, steps: 1200, lanes: 16, tests: 256, seeds: super::SEEDS, rates, arms }
+    }
+
+    fn example(&self, draw: &mut Rng, pairs: usize) -> Example {
+        let keys = different(draw, pairs, self.names);
+        let value = |draw: &mut Rng| (self.names + below(draw, self.names)) as u32;
+        let values: Vec<u32> = keys.iter().map(|_| value(draw)).collect();
+        let mut example = Example::default();
+        for (&key, &value) in keys.iter().zip(&values) {
+            example.push(key as u32);
+            example.push(value);
+        }
+        let rest = self.length - 2 * pairs;
+        let places = different(draw, pairs, rest);
+        for t in 0..rest {
+            match places.iter().position(|&place| place == t) {
+                Some(i) => example.ask(keys[i] as u32, values[i]),
+                None => example.push(value(draw)),
+            }
+        }
+        example
+    }
+
+    /// The share of values that are found after training at this rate.
+    fn run(&self, arm: &Arm, rate: f64, seed: usize) -> Result<f64> {
+        let config = model(2 * self.names, self.width, self.length, arm.block.clone())?;
+        let mut trained = Trained::new(&config, seed)?;
+        let (mut draw, mut test) = (rng("mqar", seed), rng("mqar test", seed));
+        let how = Training::muon(rate, self.steps, self.lanes);
+        trained.train(&how, seed, &mut || self.example(&mut draw, arm.pairs))?;
+        let tests: Vec<Example> = (0..self.tests).map(|_| self.example(&mut test, arm.pairs)).collect();
+        Ok(trained.score(&tests, &Access::Learn)?.answers)
+    }
+
+    /// By arm, then by seed, the share of values that are found.
+    fn measure(&self) -> Result<Vec<Tuned<f64>>> {
+        let run = |arm: &Arm, rate, seed| unless_it_breaks(self.run(arm, rate, seed), 0.0);
+        tuned(&self.arms, &self.rates, self.seeds, run, |&found| found)
+    }
+
+    fn musts(&self, m: &[Tuned<f64>]) -> Vec<Must> {
+        let found = |mixer: &str, part: Part| {
+            let at = self.arms.iter().position(|a| (a.mixer, a.part) == (mixer, part));
+            at.map_or(f64::NAN, |i| mean(&m[i].runs))
+        };
+        let of = |mixers: &[&str], part| {
+            let shown = |mixer: &&str| format!("{mixer} {:.3}", found(mixer, part));
+            mixers.iter().map(shown).collect::<Vec<_>>().join(", ")
+        };
+        let (few, many) = (found("attention", Part::Few), Part::Many);
+        let fast = ["delta", "gated_delta", "titans"];
+        let bare = ["hebbian", "delta", "titans", "hope"];
+        let drop = |mixer: &str| found(mixer, Part::Few) - found(mixer, Part::NoConv);
+        vec![
+            Must::new("attention finds 99 % of four values", few >= 0.99, of(&["attention"], Part::Few)),
+            Must::new(
+                "memories that correct what they hold are within 0.02 of it",
+                fast.iter().all(|mixer| found(mixer, Part::Few) >= few - 0.02),
+                of(&fast, Part::Few),
+            ),
+            Must::new("so is `hope`", found("hope", Part::Few) >= few - 0.02, of(&["hope"], Part::Few)),
+            Must::new(
+                "without the short convolution every memory finds less by at least 0.3",
+                bare.iter().all(|mixer| drop(mixer) >= 0.3),
+                of(&bare, Part::NoConv),
+            ),
+            Must::new(
+                "with more pairs than a key has channels, the Hebbian memory falls by at least 0.1",
+                found("hebbian", Part::Few) - found("hebbian", many) >= 0.1,
+                of(&["hebbian"], many),
+            ),
+            Must::new(
+                "where `delta` and `titans` find at least 0.05 more",
+                ["delta", "titans"].iter().all(|mixer| found(mixer, many) >= found("hebbian", many) + 0.05),
+                of(&["attention", "hebbian", "delta", "titans"], many),
+            ),
+        ]
+    }
+
+    fn finding(&self, m: &[Tuned<f64>]) -> Finding {
+        let mut table = Table::new(&["mixer", "task", "values found", "rate"]);
+        let mut rows = [Part::Few, Part::NoConv, Part::Many].map(|part| (part, Vec::new()));
+        for (arm, tuned) in self.arms.iter().zip(m) {
+            table.row([arm.mixer.into(), arm.part.name().into(), Cell::from(&tuned.runs[..]), tuned.rate.into()]);
+            let row = (arm.mixer.to_string(), vec![tuned.runs.clone()]);
+            rows.iter_mut().filter(|(part, _)| *part == arm.part).for_each(|(_, rows)| rows.push(row.clone()));
+        }
+        let figure = rows.into_iter().fold(Figure::default(), |figure, (part, rows)| {
+            figure.rows(part.name(), Scale::linear("values found"), &["share"], rows)
+        });
+        let caption = format!(
+            "{} seeds, of which the first chose the rate. By guessing {:.3}. `hebbian` is linear attention. Memories \
+             that modify themselves make values as wide as keys, so that `hope` has no row with narrow keys. There is no \
+             LSTM among the blocks.",
+            self.seeds,
+            1.0 / self.names as f64
+        );
+        Finding { table, musts: self.musts(m), caption, figure }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_must_can_fail() {
+        let setup = Setup::full();
+        let musts = |of: &dyn Fn(&Arm) -> f64| {
+            let tuned = |arm| Tuned { rate: 0.01, runs: vec![of(arm); 2] };
+            setup.musts(&setup.arms.iter().map(tuned).collect::<Vec<_>>())
+        };
+        let good = |arm: &Arm| match (arm.part, arm.mixer) {
+            (Part::NoConv, _) => 0.3,
+            (Part::Many, "hebbian") => 0.5,
+            _ => 1.0,
+        };
+        let bad = |arm: &Arm| match (arm.part, arm.mixer) {
+            (Part::Few, "attention") => 0.95,
+            _ => 0.9,
+        };
+        assert!(musts(&good).iter().all(|m| m.holds));
+        assert!(musts(&bad).iter().all(|m| !m.holds), "{:?}", musts(&bad));
+    }
+
+    #[test]
+    fn every_key_is_asked_for_once() {
+        let (setup, mut draw) = (Setup::full(), rng("mqar", 1));
+        for pairs in [1, 8] {
+            let Example { tokens, targets } = setup.example(&mut draw, pairs);
+            assert_eq!(tokens.len(), 32);
+            let asked: Vec<usize> = (0..32).filter(|&t| targets[t] != hecate_model::IGNORED).collect();
+            assert_eq!(asked.len(), pairs);
+            for t in asked {
+                let first = tokens.iter().position(|&x| x == tokens[t]).unwrap();
+                assert!(first % 2 == 0 && first < 2 * pairs && t >= 2 * pairs && tokens[first + 1] == targets[t]);
+            }
+        }
+    }
+
+    /// Two pairs of four names are found in a moment, and the same again.
+    #[test]
+    fn two_pairs_are_found_by_a_memory() {
+        let small = Setup { names: 4, width: 16, length: 10, steps: 250, lanes: 8, tests: 64, ..Setup::full() };
+        let mut setup = Setup { seeds: 1, rates: vec![2e-2], ..small };
+        setup.arms.retain(|arm| arm.part == Part::Few && ["hebbian", "hope"].contains(&arm.mixer));
+        setup.arms.iter_mut().for_each(|arm| arm.pairs = 2);
+        let found = setup.measure().unwrap();
+        assert!(found[0].runs[0] > 0.7, "{found:?}");
+        assert_eq!(found, setup.measure().unwrap());
+    }
+}
