@@ -1,5 +1,5 @@
 //! `cargo xtask python`: the Python package as a user gets it: a wheel, installed into a fresh virtual environment,
-//! tested there against NumPy.
+//! tested there against NumPy and by scikit-learn's checks of estimators.
 
 use crate::repo::{cargo, root, run as run_command, target};
 use crate::{Result, no_arguments};
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What the environment gets, by major version.
-const TOOLS: &[&str] = &["maturin>=1.9,<2", "numpy>=2,<3", "pytest>=8,<10", "mypy>=1,<3"];
+const TOOLS: &[&str] = &["maturin>=1.9,<2", "numpy>=2,<3", "pytest>=8,<10", "mypy>=1,<3", "scikit-learn>=1.6,<2"];
 
 /// Makes the model that the tests of `hecate.load` open: two steps on a short text, since any weights will do.
 const TRAIN: &[&str] = &[

@@ -20,7 +20,7 @@ pub struct ClassifierLearner {
     learner: Learner,
 }
 
-/// The configuration of a preset for `samples` samples a task, as JSON, and the passes over them. `classes` are those of the
+/// The configuration of a preset for `samples` samples a task and so many tasks to come, as JSON, and the passes over them. `classes` are those of the
 /// shared head, or with `per_task` those of the first task's head.
 #[pyfunction]
 pub fn classifier_preset(
@@ -29,6 +29,7 @@ pub fn classifier_preset(
     classes: usize,
     per_task: bool,
     samples: usize,
+    tasks: usize,
 ) -> PyResult<(String, usize)> {
     let known = serde_json::from_value::<Preset>(preset.into());
     let known = known.map_err(|e| PyValueError::new_err(format!("preset: {e}")))?;
@@ -36,7 +37,7 @@ pub fn classifier_preset(
         true => Heads::PerTask { classes: vec![classes] },
         false => Heads::Shared { classes, tasks: 1 },
     };
-    let config = known.config(features, heads, samples);
+    let config = known.config(features, heads, samples, tasks);
     Ok((serde_json::to_string(&config).expect("a config is plain data"), passes_for(samples)))
 }
 

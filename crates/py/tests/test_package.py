@@ -49,7 +49,7 @@ def test_what_the_table_tells_is_what_a_call_takes():
 
 
 def test_the_example_of_the_package_is_true():
-    for module in (hecate, hecate.memory):
+    for module in (hecate, hecate.classifier, hecate.memory):
         results = doctest.testmod(module)
         assert results.attempted > 0 and results.failed == 0
 
@@ -58,7 +58,7 @@ def test_everything_public_is_documented():
     for owner, names in [
         (hecate, hecate.__all__),
         (hecate.memory, hecate.memory.__all__),
-        *((cls, dir(cls)) for cls in (hecate.Model, hecate.State, hecate.Generation)),
+        *((cls, dir(cls)) for cls in (hecate.Classifier, hecate.Model, hecate.State, hecate.Generation)),
         *((cls, dir(cls)) for cls in (hecate.memory.AssociativeMemory, hecate.memory.PairMemory)),
     ]:
         for name in names:

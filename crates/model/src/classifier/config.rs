@@ -258,6 +258,18 @@ fn check_levels(key: &str, cms: &CmsConfig) -> Result<()> {
     if cms.gate.is_some() {
         return refuse("gate", "a classifier learns from every sample that it is given; leave the gate out");
     }
+    let plain = CmsConfig {
+        hidden: cms.hidden,
+        kind: cms.kind,
+        arrangement: cms.arrangement,
+        levels: cms.levels.clone(),
+        ..CmsConfig::default()
+    };
+    if *cms != plain {
+        let why = "levels here are stepped by the optimizer: leave out learn_rates, learn_periods, meta, consolidation and \
+                   replay (`learning.replay` keeps samples)";
+        return refuse("levels", why);
+    }
     for (i, level) in cms.levels.iter().enumerate() {
         if level.serve_rate.is_some() || level.warmup > 0 || level.decay > 0.0 {
             let why = "a level of a classifier has a period alone, the rest is under `learning`";

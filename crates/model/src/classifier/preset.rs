@@ -43,10 +43,10 @@ pub fn replay_for(samples: usize, tasks: usize) -> usize {
 }
 
 impl Preset {
-    /// The configuration for samples of so many features, and about so many samples a task.
-    pub fn config(self, features: usize, heads: Heads, samples: usize) -> ClassifierConfig {
-        let (width, replay, base) =
-            (width_for(features, samples), replay_for(samples, heads.tasks()), Learning::default());
+    /// The configuration for samples of so many features, about so many samples a task, and so many tasks in all; `heads` may
+    /// have fewer so far.
+    pub fn config(self, features: usize, heads: Heads, samples: usize, tasks: usize) -> ClassifierConfig {
+        let (width, replay, base) = (width_for(features, samples), replay_for(samples, tasks), Learning::default());
         let (levels, apart, learning) = match self {
             Preset::Balanced => (3, 2, Learning { replay, ..base }),
             Preset::FastAdapt => (1, 1, Learning { rate: 2.0 * base.rate, final_rate: 0.5, ..base }),
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn every_preset_can_be_built_and_they_differ() {
-        let config = |preset: Preset| preset.config(64, Heads::PerTask { classes: vec![5, 5] }, 700);
+        let config = |preset: Preset| preset.config(64, Heads::PerTask { classes: vec![5, 5] }, 700, 2);
         let all = [Preset::Balanced, Preset::FastAdapt, Preset::HighRetention].map(config);
         all.iter().for_each(|config| config.check().unwrap());
         assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);

@@ -58,6 +58,19 @@ fn two_tasks_are_learned_one_after_the_other() {
 }
 
 #[test]
+fn a_call_that_is_stopped_keeps_what_its_steps_learned_and_no_sample() {
+    let mut learner = Learner::new(&config(), 1).unwrap();
+    let (values, labels) = points(0, 40, 0);
+    let mut left = 3;
+    let mut go_on = || {
+        left -= 1;
+        left >= 0
+    };
+    let learned = learner.learn_while(&values, &labels, 0, 10, &mut go_on).unwrap();
+    assert_eq!((learned.steps, learner.steps(), learner.replayed()), (3, 3, 0));
+}
+
+#[test]
 fn every_setting_of_learning_is_read() {
     let plain = taught(&config());
     let changes: [fn(&mut Learning); 9] = [
@@ -260,6 +273,7 @@ fn what_cannot_be_is_refused_with_its_key() {
             }),
         ),
         ("channel.arrangement", level(|c| c.arrangement = Arrangement::Nested)),
+        ("learn_rates", level(|c| c.learn_rates = true)),
         ("channel.arrangement", level(|c| c.arrangement = Arrangement::Headwise)),
         ("channel.objective", level(|c| c.objective = Objective::LocalL2)),
         ("channel.reduction", level(|c| c.reduction = Reduction::Sum)),

@@ -163,7 +163,7 @@ class Generation:
     def state(self) -> State: ...
 
 def classifier_preset(
-    preset: str, features: int, classes: int, per_task: bool, samples: int
+    preset: str, features: int, classes: int, per_task: bool, samples: int, tasks: int
 ) -> tuple[str, int]: ...
 @final
 class ClassifierLearner:

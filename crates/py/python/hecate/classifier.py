@@ -51,6 +51,7 @@ class Classifier:
         chunk_size: samples that `self_update` predicts at once.
         standardize: bring features to mean 0 and deviation 1 by the samples of the first call.
         samples: about how many samples a task will have, by which presets go; those of the first call where None.
+        tasks: about how many tasks there will be, by which presets go.
         random_state: an integer, a NumPy generator, or None for chance.
 
     After learning: `classes_` (all, sorted), `tasks_`, `n_features_in_`, `feature_names_in_` (where columns have names),
@@ -72,7 +73,7 @@ class Classifier:
         rate: float | None = None,
         batch_size: int | None = None,
         optimizer: Any = None,
-        freeze: Any = (),
+        freeze: Any = None,
         replay: int | None = None,
         replay_share: float | None = None,
         decay: float | None = None,
@@ -81,6 +82,7 @@ class Classifier:
         chunk_size: int | None = None,
         standardize: bool = True,
         samples: int | None = None,
+        tasks: int = 1,
         random_state: Any = 0,
     ) -> None:
         self.preset = preset
@@ -104,6 +106,7 @@ class Classifier:
         self.chunk_size = chunk_size
         self.standardize = standardize
         self.samples = samples
+        self.tasks = tasks
         self.random_state = random_state
 
     # Learning.
@@ -130,10 +133,8 @@ class Classifier:
             known = np.unique(target)
         if first:
             self._begin(values, X, known, task, self.samples or len(values))
-        elif self._task(task) is None:
-            self._add_task(task, known)
-        elif classes is not None and not np.array_equal(known, self._columns[self._head(self._task(task))]):
-            raise ValueError("classes are not those of the first call: a head has one list of classes")
+        else:
+            self._meet(task, known, classes is not None)
         return self._learn(values, target, task, epochs)
 
     def self_update(self, X: Any, task: Any = None) -> int:
@@ -157,7 +158,7 @@ class Classifier:
         heads = range(len(self._columns)) if index is None else [self._head(index)]
         out = np.zeros((len(values), len(self.classes_)))
         places = np.searchsorted(self.classes_, np.concatenate([self._columns[head] for head in heads]))
-        np.add.at(out, (slice(None), places), p)
+        np.add.at(out.T, places, p.T)
         return out
 
     def predict(self, X: Any, task: Any = None) -> NDArray[Any]:
@@ -252,7 +253,7 @@ class Classifier:
 
     def __sklearn_tags__(self) -> Any:
         # Only scikit-learn asks, so it is there.
-        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags  # type: ignore
 
         return Tags(
             estimator_type="classifier",
@@ -290,7 +291,7 @@ class Classifier:
             raise ValueError(f"heads is {self.heads!r}, expected 'shared' or 'per_task'")
         features = values.shape[1]
         text, self._passes = classifier_preset(
-            self.preset, features, len(classes), self.heads == "per_task", self.samples or samples
+            self.preset, features, len(classes), self.heads == "per_task", self.samples or samples, self.tasks
         )
         config = self._config(json.loads(text))
         learner = ClassifierLearner(json.dumps(config, default=_plain), _validation.seed(self.random_state))
@@ -320,7 +321,7 @@ class Classifier:
             "rate": self.rate,
             "batch": self.batch_size,
             "optimizer": named,
-            "freeze": list(self.freeze) or None,
+            "freeze": None if self.freeze is None else list(self.freeze),
             "replay": self.replay,
             "replay_share": self.replay_share,
             "decay": self.decay,
@@ -345,7 +346,13 @@ class Classifier:
         self.loss_, _, _ = self._learner.learn(values, numbers, index, epochs)
         return self
 
-    def _add_task(self, task: Any, classes: NDArray[Any]) -> None:
+    def _meet(self, task: Any, classes: NDArray[Any], named: bool) -> None:
+        """Adds a new task; of a known one the classes, if they are `named`, must be those that it has."""
+        number = self._task(task)
+        if number is not None:
+            if named and not np.array_equal(classes, self._columns[self._head(number)]):
+                raise ValueError("classes are not those of the first call: a head has one list of classes")
+            return
         if self.heads == "shared":
             classes = self._columns[0]
         self._learner.add_task(len(classes))
