@@ -35,6 +35,8 @@ struct Shown {
 pub fn run(args: &cli::Experiment) -> Result<(), Failure> {
     let Some(name) = &args.name else { return list(args.json) };
     let chosen = if name == EVERY { ALL.to_vec() } else { vec![Experiment::named(name)?] };
+    // Before anything runs for minutes.
+    let old = args.update.as_deref().map(|file| document::read(file).map(|old| (file, old))).transpose()?;
     std::fs::create_dir_all(&args.out).map_err(|e| format!("cannot create {}: {e}", args.out.display()))?;
     let mut all = Vec::new();
     for experiment in chosen {
@@ -49,13 +51,8 @@ pub fn run(args: &cli::Experiment) -> Result<(), Failure> {
         }
         all.push(shown);
     }
-    if let Some(file) = &args.update {
-        let old = std::fs::read_to_string(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
-        let new = document::updated(&old, &all).ok_or_else(|| {
-            let write = format!("`hecate experiment {EVERY} --markdown` writes one");
-            format!("{} does not begin as a document of experiments: {write}", file.display())
-        })?;
-        atomic::write(file, new.as_bytes())?;
+    if let Some((file, old)) = old {
+        atomic::write(file, document::updated(&old, &all).as_bytes())?;
     }
     match () {
         () if args.update.is_some() => (),

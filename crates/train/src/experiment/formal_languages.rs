@@ -207,18 +207,21 @@ impl Setup {
         let all = |picks: &dyn Fn(&Arm) -> bool, bin: usize, holds: &dyn Fn(&[f64]) -> bool| {
             arms().filter(|(arm, _)| picks(arm)).all(|(_, t)| holds(&column(t, bin)))
         };
-        let hope = |arm: &Arm| arm.model == HOPE;
+        let turns = |arm: &Arm| arm.model == HOPE && !arm.language.counts();
+        let adds = |arm: &Arm| arm.model == HOPE && arm.language.counts();
         let counters = |arm: &Arm| arm.language.counts() && arm.model != HOPE;
         let regular = |arm: &Arm| !arm.language.counts() && CANNOT_TURN.contains(&arm.model);
         let titans = |arm: &Arm| !arm.language.counts() && arm.model == "titans";
         let right = |x: &[f64]| mean(x) >= 0.99;
         vec![
             Must::new(
-                "`hope` learns all of them: the mean of every language is at least 99 % in bin 0",
-                all(&hope, 0, &right),
-                shown(&hope, 0, mean),
+                "`hope` learns the regular languages: the mean of each is at least 99 % in bin 0",
+                all(&turns, 0, &right),
+                shown(&turns, 0, mean),
             ),
-            Must::new("and goes on: at least 99 % in bin 1", all(&hope, 1, &right), shown(&hope, 1, mean)),
+            Must::new("and goes on with them: at least 99 % in bin 1", all(&turns, 1, &right), shown(&turns, 1, mean)),
+            Must::new("`hope` learns the counters: at least 99 % in bin 0", all(&adds, 0, &right), shown(&adds, 0, mean)),
+            Must::new("and goes on with them: at least 99 % in bin 1", all(&adds, 1, &right), shown(&adds, 1, mean)),
             Must::new(
                 "attention, Hebbian and delta memories never go on with regular languages: at most 5 % in bin 1",
                 all(&regular, 1, &|x| highest(x) <= 0.05),
@@ -254,7 +257,8 @@ impl Setup {
         let caption = format!(
             "{} seeds, of which the first chose the rate. Attention here has rotary positions, which cannot be left \
              out; the paper's has none, and then fails (aa)* by construction. Of (aa)* and (abab)* there is one string of each \
-             length. There is no LSTM among the blocks.",
+             length. The paper trains up to 900 times as long: a language that is not learned here may need more steps. There is \
+             no LSTM among the blocks.",
             self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }

@@ -19,15 +19,15 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "memory_levels",
     asks: "Does a second, slower level make a memory better, or more stable?",
     source: "[NestedLearning v1 sec.3]",
-    protocol: "Streams of 64 tokens over four slow keys, set once at the start, and four fast ones, set anew at random \
-               (set, key, value); in between, a key of either kind that was set is asked for (get, key), 8 values. One \
-               block of width 32, a memory of the rule `titans` with one head of width 6, which is fewer than the facts: one level; two levels that \
-               both change at every token, as a control; two levels of periods 1 and 8. The perceptron of the first is \
-               wider, so that parameters are equal within 1 %. Muon, 800 steps of 8 streams, the rate the best of 5e-3, \
-               1e-2 and 2e-2 under the first seed; mean loss of an answer on 256 streams. Stability: `decay_delta` \
-               memories of width 16 with nothing forgotten and a fixed rate, 512 tokens whose unit keys have pairwise \
-               cosines of about 0.5; the largest rate, in twelfths of a doubling from 0.25, up to which no \
-               read exceeds 1,000.",
+    protocol: "Streams of 64 tokens over four slow keys, set once at the start, and four fast ones, set anew at \
+               random (set, key, value); in between, a key of either kind that was set is asked for (get, key), 8 \
+               values. One block of width 32, a memory of the rule `titans` with one head of width 6, which is \
+               fewer than the facts: one level; two levels that both change at every token, as a control; two \
+               levels of periods 1 and 8. The perceptron of the first is wider, so that parameters are equal within \
+               1 %. Muon, 800 steps of 8 streams, the rate the best of 2.5e-3 to 2e-2 in doublings under the first \
+               seed; mean loss of an answer on 256 streams. Stability: `decay_delta` memories of width 16 with \
+               nothing forgotten and a fixed rate, 512 tokens whose unit keys have pairwise cosines of about 0.5; \
+               the largest rate, in twelfths of a doubling from 0.25, up to which no read exceeds 1,000.",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::full() };
@@ -98,7 +98,7 @@ impl Setup {
             steps: 800,
             lanes: 8,
             tests: 256,
-            rates: vec![5e-3, 1e-2, 2e-2],
+            rates: vec![2.5e-3, 5e-3, 1e-2, 2e-2],
             inner_rates,
             inner_tokens: 512,
             seeds: super::SEEDS,

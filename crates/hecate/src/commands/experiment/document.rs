@@ -3,6 +3,7 @@
 //! It begins with a table of all verdicts; a section per experiment follows. Both are in the order of the list.
 
 use super::{Shown, cost, run_line, table};
+use crate::Failure;
 use crate::table::Table;
 use hecate_train::experiment::ALL;
 use hecate_train::machine::Machine;
@@ -27,15 +28,22 @@ pub fn document(all: &[Shown]) -> String {
     assemble(all.iter().map(|shown| part(shown, cpu)))
 }
 
-/// `old` with the parts of these experiments in place of what it says of them; none where it is no such document.
-pub fn updated(old: &str, all: &[Shown]) -> Option<String> {
+/// A document that this command wrote.
+pub fn read(file: &Path) -> Result<String, Failure> {
+    let old = std::fs::read_to_string(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
+    if !old.starts_with("# Experiments\n") {
+        let write = "`hecate experiment all --markdown` writes one";
+        return Err(format!("{} does not begin as a document of experiments: {write}", file.display()).into());
+    }
+    Ok(old)
+}
+
+/// `old` with the parts of these experiments in place of what it says of them.
+pub fn updated(old: &str, all: &[Shown]) -> String {
     let machine = Machine::look_up();
     let cpu = machine.cpu.as_deref().unwrap_or(machine.arch);
     let fresh = |name: &str| all.iter().find(|s| s.outcome.name == name).map(|shown| part(shown, cpu));
-    old.starts_with("# Experiments\n").then(|| {
-        let parts = ALL.iter().filter_map(|e| fresh(e.name).or_else(|| found(old, e.name)));
-        assemble(parts)
-    })
+    assemble(ALL.iter().filter_map(|e| fresh(e.name).or_else(|| found(old, e.name))))
 }
 
 fn assemble(parts: impl Iterator<Item = Part>) -> String {
@@ -104,12 +112,11 @@ mod tests {
         assert!(whole.contains("](experiments/overwriting.svg)"));
         // Parts come in the order of the list, whatever was there before.
         let later = document(&all[1..]);
-        assert_eq!(updated(&later, &all[..1]), Some(whole.clone()));
+        assert_eq!(updated(&later, &all[..1]), whole);
         let other =
             whole.replace("## overwriting\n", "## overwriting\n\nold words").replace("capacity.svg", "kept.svg");
-        let new = updated(&other, &all[1..]).unwrap();
+        let new = updated(&other, &all[1..]);
         assert!(!new.contains("old words") && new.contains("kept.svg"));
         assert_eq!(new.matches("| [overwriting](#overwriting) |").count(), all[1].outcome.finding.musts.len());
-        assert_eq!(updated("something else", &all), None);
     }
 }
