@@ -18,7 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     protocol: "One block of width 32 on the bytes of the embedded novel: Titans is a `titans_mlp_chunk8` memory with \
                convolution, four persistent tokens and a perceptron; HOPE a `self_modifying` memory with chunks of 16 \
                and 16, momentum by a gate, and a continuum memory of periods 16 (in the sequence) and 128 (the \
-               optimizer's). Muon at 1e-2, 200 steps of 4 random stretches of 128 bytes of the training part, the same \
+               optimizer's). Muon at 1e-2, 120 steps of 4 random stretches of 128 bytes of the training part, the same \
                stretches for every arm of a seed; bits per byte on 32 stretches of the held-out part, and the \
                difference from the whole model under the same seed. Half the width and the length, and one block of \
                two: so that 12 arms take minutes.",
@@ -108,7 +108,7 @@ impl Setup {
     fn full() -> Self {
         let (width, length) = (32, 128);
         let arms = titans(width).into_iter().chain(hope(width, length)).collect();
-        Self { width, length, steps: 200, lanes: 4, tests: 32, seeds: super::SEEDS, arms }
+        Self { width, length, steps: 120, lanes: 4, tests: 32, seeds: super::SEEDS, arms }
     }
 
     fn run(&self, arm: &Arm, text: [&[u8]; 2], seed: usize) -> Result<Curve> {
