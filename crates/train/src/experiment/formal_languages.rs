@@ -18,7 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
                where every position is right. parity, (aa)*, (abab)*: whether the string so far is in the language; \
                aⁿbⁿ, aⁿbⁿcⁿ, shuffle-2 (two kinds of brackets): which tokens may follow. One block of width 16, one head, a \
                perceptron of 32 hidden units; `hope` is `self_modifying` with matrices, chunks of 16 and 1, and two \
-               levels of 16 that are the optimizer's. Muon, 1200 steps of 8 strings, the rate the better of 1e-2 and \
+               levels of 16 that are the optimizer's. Muon, 400 steps of 8 strings, the rate the better of 1e-2 and \
                2e-2 on bin 0 under the first seed. That is a third of an epoch over the paper's 10,000 strings, of which it \
                takes up to 300: so that 36 arms take minutes.",
     random: true,
@@ -163,7 +163,7 @@ impl Setup {
         });
         let rates = vec![1e-2, 2e-2];
         let arms = arms.collect();
-        Self { width, longest, steps: 1200, lanes: 8, tests: 200, seeds: super::SEEDS, rates, arms }
+        Self { width, longest, steps: 400, lanes: 8, tests: 200, seeds: super::SEEDS, rates, arms }
     }
 
     /// A string of the bin.
@@ -257,7 +257,7 @@ impl Setup {
         let caption = format!(
             "{} seeds, of which the first chose the rate. Attention here has rotary positions, which cannot be left \
              out; the paper's has none, and then fails (aa)* by construction. Of (aa)* and (abab)* there is one string of each \
-             length. The paper trains up to 300 times as long: a language that is not learned here may need more steps. There is \
+             length. The paper trains up to 900 times as long: a language that is not learned here may need more steps. There is \
              no LSTM among the blocks.",
             self.seeds
         );
