@@ -6,7 +6,7 @@ use crate::params::Kind;
 
 /// What it costs per token that continuum memories learn while they are read, besides the pass forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Learning {
+pub struct LearningCost {
     /// Floating-point operations: the way back along columns through every matrix, and the gradient of those that move. The
     /// columns of memories and of attention are left out.
     pub flops: f64,
@@ -25,10 +25,10 @@ impl Model {
     }
 
     /// What continuum memories add to that, while a sequence is read or in `training`; nothing where none moves.
-    pub fn learning(&self, training: bool) -> Learning {
+    pub fn learning(&self, training: bool) -> LearningCost {
         let pace = if training { self.trunk.training_pace() } else { Pace::Serving };
         if !self.trunk.schedule.moves(pace) {
-            return Learning::default();
+            return LearningCost::default();
         }
         let head = self.config().width * self.config().vocab;
         let matrices = self.params().specs.iter().filter(|spec| spec.kind == Kind::Matrix);
@@ -39,6 +39,6 @@ impl Model {
         // Three times four bytes; a training step goes through the changes once more on the way back.
         let each = if training { 24.0 } else { 12.0 };
         let bytes = cms().flat_map(|cms| cms.moving(pace)).map(|(values, period)| each * values as f64 / period as f64);
-        Learning { flops: 2.0 * (passed + moving) as f64, bytes: bytes.sum() }
+        LearningCost { flops: 2.0 * (passed + moving) as f64, bytes: bytes.sum() }
     }
 }

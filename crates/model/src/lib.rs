@@ -32,7 +32,7 @@ pub use access::{Access, Parts};
 pub use block::MemoryInfo;
 pub use buffer::Buffer;
 pub use config::ModelConfig;
-pub use cost::Learning;
+pub use cost::LearningCost;
 pub use decode::{FIRST_TOKEN, generate};
 pub use error::{Error, Result};
 pub use generate::{GenerationConfig, Sampler};

@@ -348,42 +348,27 @@ impl Model {
     ) -> Result<()> {
         self.check_tokens(tokens)?;
         self.check_targets(targets)?;
-        if self.trunk.schedule.unrolls(self.trunk.training_pace()) {
-            let unrolled = Unrolled::new(self, params, state, [tokens, targets]);
-            // The first-order gradient is of no use; sums of inputs behind it are.
-            let mut own = vec![O::F::zero(); grads.len()];
-            self.first_order(ops, params, state, tokens, targets, weight, losses, &mut own, tape)?;
-            let (parameters, inputs) = grads.split_at_mut(self.params.len);
-            let unrolled = unrolled.gradients(weight.value())?;
-            parameters.iter_mut().zip(unrolled).for_each(|(g, d)| *g += O::F::from_f64(d));
-            inputs.iter_mut().zip(&own[self.params.len..]).for_each(|(g, &d)| *g += d);
-            return Ok(());
-        }
-        self.first_order(ops, params, state, tokens, targets, weight, losses, grads, tape)
-    }
-
-    /// [`Model::train`], where what continuum memories learned from is constant.
-    fn first_order<O: Ops>(
-        &self,
-        ops: &O,
-        params: &Params<O::F>,
-        state: &mut State<O::F>,
-        tokens: &[u32],
-        targets: &[u32],
-        weight: O::F,
-        losses: &mut [O::F],
-        grads: &mut [O::F],
-        tape: &mut Tape<O::F>,
-    ) -> Result<()> {
+        let pace = self.trunk.training_pace();
+        let unrolled = self.trunk.schedule.unrolls(pace).then(|| Unrolled::new(self, params, state, [tokens, targets]));
         tape.blocks.resize_with(self.trunk.blocks.len(), BlockTape::default);
         tape.blocks.iter_mut().for_each(BlockTape::start);
         state.open.tokens.clear();
-        if self.trunk.schedule.moves(self.trunk.training_pace()) {
+        if self.trunk.schedule.moves(pace) {
             self.play(ops, params, state, tokens, targets, tape)?;
         } else {
             self.trunk.add_up(params, &state.fast, &mut tape.sums);
         }
-        self.second_pass(ops, params, state, tokens, targets, weight, losses, grads, tape)
+        let Some(unrolled) = unrolled else {
+            return self.second_pass(ops, params, state, tokens, targets, weight, losses, grads, tape);
+        };
+        // The first-order gradient is of no use; sums of inputs behind it are.
+        let mut own = vec![O::F::zero(); grads.len()];
+        self.second_pass(ops, params, state, tokens, targets, weight, losses, &mut own, tape)?;
+        let (parameters, inputs) = grads.split_at_mut(self.params.len);
+        let unrolled = unrolled.gradients(weight.value())?;
+        parameters.iter_mut().zip(unrolled).for_each(|(g, d)| *g += O::F::from_f64(d));
+        inputs.iter_mut().zip(&own[self.params.len..]).for_each(|(g, &d)| *g += d);
+        Ok(())
     }
 
     /// The pass of a training call through all tokens at once, forward and backward; where continuum memories move, after a

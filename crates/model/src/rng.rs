@@ -33,6 +33,13 @@ impl Rng {
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
+    /// Puts everything in another order (Fisher and Yates); draws one number less than there are things.
+    pub fn shuffle<T>(&mut self, all: &mut [T]) {
+        for i in (1..all.len()).rev() {
+            all.swap(i, (self.uniform() * (i + 1) as f64) as usize);
+        }
+    }
+
     /// Standard normal, by Box and Muller; draws two numbers.
     pub fn normal(&mut self) -> f64 {
         let (u, v) = (1.0 - self.uniform(), self.uniform());
@@ -53,6 +60,15 @@ mod tests {
         assert_eq!(b.bits(), first[3]);
         assert_ne!(Rng::new(7, "sample").bits(), first[0]);
         assert_ne!(Rng::new(8, "init").bits(), first[0]);
+    }
+
+    #[test]
+    fn a_shuffle_keeps_everything_and_changes_the_order() {
+        let mut all: Vec<usize> = (0..50).collect();
+        Rng::new(3, "test").shuffle(&mut all);
+        assert!(all.iter().enumerate().any(|(i, &x)| i != x));
+        all.sort_unstable();
+        assert_eq!(all, (0..50).collect::<Vec<usize>>());
     }
 
     #[test]

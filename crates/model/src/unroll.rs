@@ -94,10 +94,7 @@ impl<'a> Unrolled<'a> {
 
     /// Adds the gradient of what is asked of the gradients that token `s` was learned from by.
     fn answer(&self, s: usize, all: &Pass, asked: &Asked, grads: &mut [f64], met: &mut [Vec<f64>]) -> Result<()> {
-        let mut nothing = vec![D::zero(); all.known[0].sums.len()];
-        let along = |by| D { re: 0.0, eps: by };
-        if !self.memories().fold(false, |any, (b, cms)| cms.ask(asked, &all.learning[b][s], &mut nothing, along) || any)
-        {
+        if !self.memories().any(|(b, cms)| cms.asks(asked, &all.learning[b][s])) {
             return Ok(());
         }
         let pass = self.pass(s + 1, 1.0, Some((asked, &all.learning)))?;
@@ -164,9 +161,7 @@ impl<'a> Unrolled<'a> {
                     to = to.min(n - 1);
                 } else {
                     let along = |by| D { re: 0.0, eps: by };
-                    self.memories().for_each(|(b, cms)| {
-                        cms.ask(asked, &learning[b][from], sums, along);
-                    });
+                    self.memories().for_each(|(b, cms)| cms.ask(asked, &learning[b][from], sums, along));
                 }
             }
             known.push(Known { rows: from..to, sums: sums.clone(), grads: vec![D::zero(); sums.len()] });

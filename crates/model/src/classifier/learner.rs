@@ -313,9 +313,7 @@ impl Learner {
         let mut rng = Rng::new(self.counts.seed, "classifier.order");
         rng.counter = self.counts.shuffled;
         let mut order: Vec<usize> = (0..n).collect();
-        for i in (1..n).rev() {
-            order.swap(i, (rng.uniform() * (i + 1) as f64) as usize);
-        }
+        rng.shuffle(&mut order);
         self.counts.shuffled = rng.counter;
         order
     }

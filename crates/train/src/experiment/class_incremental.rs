@@ -1,6 +1,6 @@
 //! Classes that come one after the other: what is kept of the old ones when the new ones are learned.
 
-use super::draw::{rng, scaled, shuffle};
+use super::draw::{rng, scaled};
 use super::figure::{Figure, Scale, Series};
 use super::memory::Arm;
 use super::outcome::{Cell, Finding, Must, Table, highest, lowest, mean};
@@ -164,7 +164,7 @@ impl Task {
         let chain = Chain::new(PIXELS, setup.hidden, 3, CLASSES, &mut draw);
         let mut p = chain.start(&mut draw);
         let mut all = digits::all().to_vec();
-        shuffle(&mut draw, &mut all);
+        draw.shuffle(&mut all);
         let samples = |part: &[digits::Digit], new: bool| {
             let these = part.iter().filter(|d| (d.label >= CLASSES / 2) == new);
             let sample = |d: &digits::Digit| Sample { x: d.pixels.map(|x| f64::from(x) - 0.5).into(), label: d.label };
@@ -175,7 +175,7 @@ impl Task {
         let (mut known, mixed) = (samples(train, false), samples(train, true));
         let mut learner = Paces::new(&chain, &[BATCH; 3], setup.first_rate);
         for _ in 0..setup.passes {
-            shuffle(&mut draw, &mut known);
+            draw.shuffle(&mut known);
             for batch in known.chunks_exact(BATCH) {
                 learner.learn(&chain, &mut p, batch, |_, _| ());
             }

@@ -23,13 +23,6 @@ pub(super) fn units(rng: &mut Rng, count: usize, n: usize) -> Vec<Vec<f64>> {
     (0..count).map(|_| unit(rng, n)).collect()
 }
 
-/// Puts everything in another order.
-pub(super) fn shuffle<T>(rng: &mut Rng, all: &mut [T]) {
-    for i in (1..all.len()).rev() {
-        all.swap(i, (rng.uniform() * (i + 1) as f64) as usize);
-    }
-}
-
 /// Inner product.
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()

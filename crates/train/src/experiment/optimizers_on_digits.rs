@@ -2,7 +2,7 @@
 
 mod net;
 
-use super::draw::{rng, shuffle};
+use super::draw::rng;
 use super::figure::{Figure, Scale, Series};
 use super::outcome::{Cell, Finding, Must, Table, highest, mean};
 use super::{Experiment, Result};
@@ -97,7 +97,7 @@ impl Setup {
     fn run(&self, optimizer: &AnyOptimizer, rate: f64, seed: usize) -> Losses {
         let mut draw = rng("optimizers_on_digits", seed);
         let mut images: Vec<Digit> = digits::all().to_vec();
-        shuffle(&mut draw, &mut images);
+        draw.shuffle(&mut images);
         let (train, test) = images.split_at(self.train);
         let net = Net::new(self.hidden);
         let mut params: Params<f32> = net.layout.init(seed as u64);
@@ -105,7 +105,7 @@ impl Setup {
         let (mut order, mut at) = (train.to_vec(), train.len());
         for _ in 0..self.steps {
             if at + self.batch > order.len() {
-                shuffle(&mut draw, &mut order);
+                draw.shuffle(&mut order);
                 at = 0;
             }
             let gathered = net.gradient(&params, &order[at..at + self.batch], optimizer.needs_inputs());

@@ -66,10 +66,7 @@ impl Split {
     /// Four of five images of each class, at random.
     fn new(seed: usize) -> Self {
         let mut order: Vec<Digit> = digits::all().to_vec();
-        let mut rng = Rng::new(seed as u64, "two_tasks split");
-        for i in (1..order.len()).rev() {
-            order.swap(i, (rng.uniform() * (i + 1) as f64) as usize);
-        }
+        Rng::new(seed as u64, "two_tasks split").shuffle(&mut order);
         let mut split = Self { train: [vec![], vec![]], test: [vec![], vec![]] };
         let mut seen = [0; CLASSES];
         for digit in order {

@@ -1,7 +1,7 @@
 //! Gradients through changes: the parts of it that are a continuum memory's own. `unroll.rs` of the model puts them together.
 
 use super::super::Call;
-use super::super::fast::Change;
+use super::super::fast::{Change, Fast};
 use super::{Cms, Known, Pace, Unit, UnitTape};
 use crate::pool::Pool;
 use hecate_core::Scalar;
@@ -88,19 +88,25 @@ impl Cms {
         }
     }
 
+    /// Whether anything is asked of what is learned from a token.
+    pub fn asks(&self, asked: &Asked, learns: &[bool]) -> bool {
+        let mut matrices = self.learning_matrices(learns);
+        matrices.any(|m| asked.fast[m.gathered.clone()].iter().any(|&by| by != 0.0))
+    }
+
     /// Moves the weights of one token in `sums` along what is asked of what is learned from it, by the derivative that a dual
-    /// number carries. Whether anything moves.
-    pub fn ask<F: Scalar>(&self, asked: &Asked, learns: &[bool], sums: &mut [F], along: impl Fn(f64) -> F) -> bool {
-        let mut any = false;
-        for (unit, _) in self.units.iter().zip(learns).filter(|(_, learns)| **learns) {
-            for m in unit.fast.iter().flatten() {
-                for (sum, &by) in sums[m.sum.clone()].iter_mut().zip(&asked.fast[m.gathered.clone()]) {
-                    *sum += along(by);
-                    any |= by != 0.0;
-                }
-            }
+    /// number carries.
+    pub fn ask<F: Scalar>(&self, asked: &Asked, learns: &[bool], sums: &mut [F], along: impl Fn(f64) -> F) {
+        for m in self.learning_matrices(learns) {
+            let by = &asked.fast[m.gathered.clone()];
+            sums[m.sum.clone()].iter_mut().zip(by).for_each(|(sum, &by)| *sum += along(by));
         }
-        any
+    }
+
+    /// The matrices of the units that learn from a token.
+    fn learning_matrices<'a>(&'a self, learns: &'a [bool]) -> impl Iterator<Item = &'a Fast> {
+        let units = self.units.iter().zip(learns).filter(|(_, learns)| **learns);
+        units.flat_map(|(unit, _)| unit.fast.iter().flatten())
     }
 
     /// Adds the gradients of weights that some tokens have met, as `value` has it, to that of what the sequence has added.
