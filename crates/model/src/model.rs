@@ -190,10 +190,25 @@ impl Model {
         want: Logits,
         ws: &'w mut Workspace<O::F>,
     ) -> Result<&'w [O::F]> {
+        self.trunk.add_up(params, &state.fast, &mut ws.sums);
+        self.go_on(ops, params, state, tokens, access, want, ws)
+    }
+
+    /// [`Model::forward`] where the workspace knows the sums of these parameters and this state: nobody else has used any
+    /// of the three since.
+    pub(crate) fn go_on<'w, O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        state: &mut State<O::F>,
+        tokens: &[u32],
+        access: &Access,
+        want: Logits,
+        ws: &'w mut Workspace<O::F>,
+    ) -> Result<&'w [O::F]> {
         self.check_tokens(tokens)?;
         let rows = if want == Logits::All { tokens.len() } else { tokens.len().min(1) };
         fit(&mut ws.logits, rows * self.config.vocab);
-        self.trunk.add_up(params, &state.fast, &mut ws.sums);
         if *access == Access::Read {
             // What cannot change is lent to the copy.
             let lent = (std::mem::take(&mut state.fast), std::mem::take(&mut state.open));

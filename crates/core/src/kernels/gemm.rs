@@ -8,12 +8,14 @@
 //!
 //! Large products follow the usual scheme: the right operand is packed in blocks of `DEPTH x COLUMNS`, the left
 //! one in blocks of `ROWS x DEPTH`, and a tile of results stays in registers. Small products, and products of few
-//! rows with a large matrix, read their operands in place; a single row (decoding) has a path of its own.
+//! rows with a large matrix, read their operands in place; a single row (decoding) and few rows against a transposed
+//! matrix have paths of their own.
 #![allow(unsafe_code)]
 
 mod pack;
 mod row;
 mod tile;
+mod turned;
 
 use super::parallel::{Shared, for_each};
 use super::scratch;
@@ -32,8 +34,11 @@ const COLUMNS: usize = 256;
 const IN_PLACE: usize = 8192;
 /// Up to this many rows a large right operand is not worth packing.
 const FEW_ROWS: usize = 16;
-/// Rows of a large right operand that few rows of the left one go through side by side.
-const STREAMED: usize = 16;
+/// Rows of a large right operand that few rows of the left one go through side by side: fewer where the result stays in a
+/// first-level cache, so that less is asked for at a time.
+const STREAMED: [usize; 2] = [16, 32];
+/// Values of a cache line.
+const LINE: usize = 16;
 /// Multiply-adds below which a product stays on one thread.
 const PARALLEL_WORK: usize = 1 << 20;
 /// Multiply-adds of one part of a parallel product.
@@ -245,9 +250,13 @@ unsafe fn choose_path<S: Simd>(s: S, p: Product) {
             None
         };
         match left {
-            Some(left) if p.b.col_stride == 1 && p.k * p.n <= IN_PLACE => in_place(s, p, left),
+            Some(left) if p.b.col_stride == 1 && p.k * p.n <= IN_PLACE => in_place(s, p, left, 0),
             Some(left) if p.m <= FEW_ROWS && p.b.col_stride == 1 => streamed(s, p, left),
-            Some(left) if p.m <= FEW_ROWS => in_place(s, p, left),
+            _ if p.m <= FEW_ROWS && p.b.row_stride == 1 && p.m <= S::Narrow::LANES => {
+                s.narrow().outline(turned::Turned(p));
+            }
+            _ if p.m <= FEW_ROWS && p.b.row_stride == 1 => s.outline(turned::Turned(p)),
+            Some(left) if p.m <= FEW_ROWS => in_place(s, p, left, 0),
             _ => blocked(s, p),
         }
     }
@@ -269,21 +278,35 @@ fn even_parts(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// Few rows and a large right operand: a few rows of it at a time, from end to end, so that memory is read in the order in
-/// which it lies. Strip by strip through all of its rows, every row would be on another page.
+/// which it lies. Strip by strip through all of its rows, every row would be on another page. While some rows are at work
+/// the next ones are asked for: what such a product waits for is memory.
 #[inline(always)]
 unsafe fn streamed<S: Simd>(s: S, p: Product, left: Left) {
-    for l in (0..p.k).step_by(STREAMED) {
+    let rows = STREAMED[usize::from(p.m * p.n > IN_PLACE / 2)];
+    for l in (0..p.k).step_by(rows) {
         let start = if l == 0 { p.start } else { Start::Current };
-        let part = Product { k: STREAMED.min(p.k - l), a: p.a.at(0, l), b: p.b.at(l, 0), start, ..p };
+        let part = Product { k: rows.min(p.k - l), a: p.a.at(0, l), b: p.b.at(l, 0), start, ..p };
+        let next = (p.k - l - part.k).min(rows);
         // SAFETY: the part lies inside the product.
-        unsafe { in_place(s, part, left) };
+        unsafe { in_place(s, part, left, next) };
+    }
+}
+
+/// Asks for the cache lines of `rows` rows of `columns` values.
+#[inline(always)]
+fn ask_for<S: Simd>(s: S, b: View, rows: usize, columns: usize) {
+    for r in 0..rows {
+        for c in (0..columns).step_by(LINE) {
+            s.prefetch(b.at(r, c).data);
+        }
     }
 }
 
 /// Reads the left operand where it is, and the right one too where its rows are contiguous; columns behind the last
-/// whole vector are copied, and a transposed right operand is turned strip by strip.
+/// whole vector are copied, and a transposed right operand is turned strip by strip. Of the rows that follow the right one,
+/// `next` will be needed soon.
 #[inline(always)]
-unsafe fn in_place<S: Simd>(s: S, p: Product, left: Left) {
+unsafe fn in_place<S: Simd>(s: S, p: Product, left: Left, next: usize) {
     let turned = p.b.col_stride != 1;
     let widest = if p.m <= 4 { 4 } else { 2 };
     let mut scratch = scratch::borrow();
@@ -295,6 +318,7 @@ unsafe fn in_place<S: Simd>(s: S, p: Product, left: Left) {
             vectors /= 2;
         }
         let width = vectors * S::LANES;
+        ask_for(s, p.b.at(p.k, j), next, width);
         // SAFETY: the strip holds the columns from j on that exist, and the scratch one panel of them.
         unsafe {
             if turned || p.n - j < width {

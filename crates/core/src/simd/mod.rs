@@ -37,10 +37,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     const STRIP: usize = if Self::REGISTERS >= 32 { 4 } else { 2 };
     /// A vector.
     type V: Copy;
+    /// Vectors of half as many numbers of which twice as many are worked on at a time, if there are such; else itself.
+    type Narrow: Simd;
 
     /// Runs a kernel in a function of its own with the instructions enabled, so that its registers are not
     /// shared with the caller's.
     fn outline<K: Vectorized>(self, kernel: K) -> K::Out;
+    /// Proof that the narrow ones are there too.
+    fn narrow(self) -> Self::Narrow;
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;
     /// Reads a vector.

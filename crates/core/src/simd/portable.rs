@@ -21,6 +21,7 @@ unsafe impl Simd for Portable {
     // Sixteen registers of four lanes are common to the baselines.
     const REGISTERS: usize = 8;
     type V = [f32; N];
+    type Narrow = Self;
 
     #[inline(always)]
     fn outline<K: Vectorized>(self, kernel: K) -> K::Out {
@@ -31,6 +32,10 @@ unsafe impl Simd for Portable {
         call(kernel)
     }
 
+    #[inline(always)]
+    fn narrow(self) -> Self {
+        self
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         [x; N]

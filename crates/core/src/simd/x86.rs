@@ -99,6 +99,7 @@ unsafe impl Simd for Avx2 {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
     type V = __m256;
+    type Narrow = Self;
 
     #[inline(always)]
     fn outline<K: Vectorized>(self, kernel: K) -> K::Out {
@@ -111,6 +112,10 @@ unsafe impl Simd for Avx2 {
         unsafe { call(kernel, self) }
     }
 
+    #[inline(always)]
+    fn narrow(self) -> Self {
+        self
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         // SAFETY: see the impl.
@@ -297,6 +302,7 @@ unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
     type V = __m512;
+    type Narrow = Avx2;
 
     #[inline(always)]
     fn outline<K: Vectorized>(self, kernel: K) -> K::Out {
@@ -309,6 +315,11 @@ unsafe impl Simd for Avx512 {
         unsafe { call(kernel, self) }
     }
 
+    #[inline(always)]
+    fn narrow(self) -> Avx2 {
+        // AVX-512 VL has all of AVX2, and FMA is asked for beside it.
+        Avx2(())
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: see the impl.

@@ -6,6 +6,9 @@
 use super::{Product, Start, even_parts};
 use crate::simd::{Simd, Vectorized};
 
+/// Rows between the one at work and the one that is asked for.
+const AHEAD: usize = 8;
+
 /// Most vectors of a strip: half of the registers for its sums.
 const fn widest<S: Simd>() -> usize {
     S::REGISTERS / 2
@@ -67,9 +70,16 @@ impl<const V: usize, const CUT: bool> Vectorized for Strip<V, CUT> {
                     *sum = if cut(v) { s.load_first(c, last) } else { s.load(c) };
                 }
             }
+            // Contiguous strips come by themselves.
+            let far = p.b.row_stride > V * S::LANES;
             let (mut a, mut b) = (p.a.data, p.b.data);
             for _ in 0..p.k {
                 let x = s.splat(*a);
+                if far {
+                    for v in 0..V {
+                        s.prefetch(b.wrapping_add(AHEAD * p.b.row_stride + v * S::LANES));
+                    }
+                }
                 for (v, sum) in sums.iter_mut().enumerate() {
                     let b = b.add(v * S::LANES);
                     *sum = s.fma(x, if cut(v) { s.load_first(b, last) } else { s.load(b) }, *sum);

@@ -36,7 +36,7 @@ fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available())
 }
 
-const SIZES: [[usize; 3]; 18] = [
+const SIZES: [[usize; 3]; 20] = [
     [1, 1, 1],
     [1, 65, 7],
     [1, 300, 64],
@@ -44,6 +44,8 @@ const SIZES: [[usize; 3]; 18] = [
     [3, 64, 64],
     [4, 31, 100],
     [5, 17, 16],
+    [8, 50, 300],
+    [11, 64, 270],
     [13, 33, 700],
     [16, 48, 64],
     [17, 96, 200],
