@@ -122,6 +122,20 @@ impl Trained {
     /// # Errors
     /// [`Error::Step`] where something is no longer finite.
     pub fn train(&mut self, how: &Training, seed: usize, draw: &mut dyn FnMut() -> Example) -> Result<()> {
+        self.train_until(how, seed, draw, &mut |_, _| Ok(false))
+    }
+
+    /// [`Trained::train`], until `done` says so after a step, of which it is told how many there were.
+    ///
+    /// # Errors
+    /// Those of `done` too.
+    pub fn train_until(
+        &mut self,
+        how: &Training,
+        seed: usize,
+        draw: &mut dyn FnMut() -> Example,
+        done: &mut dyn FnMut(&mut Self, u64) -> Result<bool>,
+    ) -> Result<()> {
         let context = self.model.config().context as u64;
         let slow: Vec<(usize, u64)> = self.model.slow_parameters().map(|(at, p)| (at, p.div_ceil(context))).collect();
         let every = |spec: &ParamSpec| slow.iter().find(|s| s.0 == spec.range.start).map_or(1, |s| s.1);
@@ -144,6 +158,9 @@ impl Trained {
             let gradient = Gradient { values: &grads, inputs: None };
             let due = |spec: &ParamSpec| (step + 1).is_multiple_of(every(spec));
             stepper.step(&self.ops, &mut self.params, gradient, schedule.rate(step, how.steps), due);
+            if done(self, step + 1)? {
+                break;
+            }
         }
         Ok(())
     }
