@@ -149,6 +149,11 @@ def own():
     few = {"slots": 5}
     return {
         "paced": matrix(titans={"rule": "titans", "period": 3}, delta={"rule": "delta", "period": 5}),
+        "surprise_gated": matrix(
+            titans={"rule": "titans", "threshold": 1.6}, loss={"rule": "delta", "signal": "loss", "threshold": 1.5},
+            chunk={"rule": {"name": "lattice", "chunk": 3}, "threshold": 0.6},
+            chunk_loss={"rule": {"name": "lattice", "chunk": 3}, "signal": "loss", "threshold": 0.8},
+        ),
         "oja": matrix(),
         "hgrn2": matrix(),
         "rwkv7": matrix(),

@@ -36,10 +36,12 @@ def draw_state(rng, rule):
 
 
 def draw_tensor(rng, start, name, shape):
+    if name == "taken":
+        return rng.integers(1, 5, size=shape).astype(float)
     x = rng.normal(size=shape)
     if name == "P":
         return x @ x.T / shape[0] + 0.5 * np.eye(*shape)
-    if name in ("shrink", "ns_rate", "window_threshold"):
+    if name in ("shrink", "ns_rate", "window_threshold", "written"):
         return rng.uniform(0.2, 2.0, size=shape)
     if name.startswith("step_"):
         return 0.1 * x

@@ -23,6 +23,8 @@ class Rule:
     # What its memory starts as: "plain" for any numbers, "unit" for columns of unit length, "positive" for rows of
     # positive numbers that sum to their length.
     start: str = "plain"
+    # What a token reads of a state, for rules that others ask.
+    read: Callable = None
 
 
 def association(dk, dv):
@@ -32,11 +34,14 @@ def association(dk, dv):
 def matrix_rule(dk, dv, gates, write, tensors=("W",)):
     """A matrix that is read as y = W q after every write."""
 
+    def read(state, x):
+        return state["W"] @ x["q"]
+
     def token(state, x, pos):
         state = write(state, x)
-        return state, state["W"] @ x["q"]
+        return state, read(state, x)
 
-    return Rule(association(dk, dv) | gates, {name: (dv, dk) for name in tensors}, token)
+    return Rule(association(dk, dv) | gates, {name: (dv, dk) for name in tensors}, token, read=read)
 
 
 # Inner losses: how badly the memory W [dv, dk] answers the key k with the value v.
@@ -122,6 +127,34 @@ def paced(dk, dv, rule="gated_delta", period=8):
     return Rule(inner.inputs, state, token)
 
 
+def surprise_gated(dk, dv, rule="gated_delta", signal="norm", threshold=0.5):
+    """A rule that takes the tokens that surprise, and knows nothing of the others. A rule with chunks counts what it has
+    taken, in a number below 2^20 and another one of multiples."""
+    settings = {"name": rule} if isinstance(rule, str) else dict(rule)
+    chunked = settings.get("chunk", 1) > 1
+    inner = OWN[settings.pop("name")](dk, dv, **settings)
+    names, late = tuple(inner.state), 1 / 1024
+
+    def token(state, x, pos):
+        memory = {name: state[name] for name in names}
+        if chunked:
+            pos = int(jax.lax.stop_gradient(state["taken"][0] + 2**20 * state["taken"][1]))
+        alone, _ = inner.token(memory, x, pos)
+        if signal == "norm":
+            surprise = jnp.sqrt(sum(jnp.sum((alone[name] - memory[name]) ** 2) for name in names))
+        else:
+            surprise = 0.5 * jnp.sum((inner.read(memory, x | {"q": x["k"]}) - x["v"]) ** 2)
+        opens = bool(jax.lax.stop_gradient(surprise) >= threshold)
+        memory = alone if opens else memory
+        state = memory | {"written": state["written"] + late * (jnp.array([opens, 1.0]) - state["written"])} | {
+            name: state[name] + jnp.array([float(opens), 0.0]) for name in state if name == "taken"
+        }
+        return state, inner.read(memory, x)
+
+    counts = {"written": (2,)} | ({"taken": (2,)} if chunked else {})
+    return Rule(inner.inputs, inner.state | counts, token, inner.start)
+
+
 def oja(dk, dv):
     """Similarity against the squared length of what the value retrieves backwards."""
 
@@ -194,13 +227,16 @@ def lattice(dk, dv, variant="decoding", retract=True, chunk=1):
             s = unit_columns(s)
         return {"S": s, "anchor_S": base}
 
+    def read(state, x):
+        return unit_columns(state["S"]) @ x["q"]
+
     def token(state, x, pos):
         state = exact(state, x) if chunk == 1 else frozen(state, x, pos)
-        return state, unit_columns(state["S"]) @ x["q"]
+        return state, read(state, x)
 
     tensors = ["S"] + ["anchor_S"] * (chunk > 1)
     gates = {"retain": (), "rate": ()} if retract else {"rate": ()}
-    return Rule(association(dk, dv) | gates, {name: (dv, dk) for name in tensors}, token, "unit")
+    return Rule(association(dk, dv) | gates, {name: (dv, dk) for name in tensors}, token, "unit", read)
 
 
 # Trellis (spec B.10): two memories Mk [m, dk], Mv [m, dv] that compress keys and values into one latent target.
@@ -322,6 +358,7 @@ OWN = {
     "decay_delta": decay_delta,
     "titans": titans,
     "paced": paced,
+    "surprise_gated": surprise_gated,
     "oja": oja,
     "hgrn2": hgrn2,
     "rwkv7": rwkv7,

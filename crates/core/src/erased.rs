@@ -102,6 +102,8 @@ pub trait ErasedRule: Over<f32> + Over<f64> + Over<Dual<f64>> + Debug {
     fn unbounded(&self) -> Option<&'static str>;
     /// See [`MemoryRule::reads_first`].
     fn reads_first(&self) -> bool;
+    /// See [`MemoryRule::positional`].
+    fn positional(&self) -> bool;
     /// See [`MemoryRule::reads`].
     fn reads(&self, input: &Input) -> bool;
     /// [`MemoryRule::brief`], where that differs from the rule itself.
@@ -134,6 +136,9 @@ impl<R: MemoryRule> ErasedRule for R {
     }
     fn reads_first(&self) -> bool {
         MemoryRule::reads_first(self)
+    }
+    fn positional(&self) -> bool {
+        MemoryRule::positional(self)
     }
     fn reads(&self, input: &Input) -> bool {
         MemoryRule::reads(self, input)

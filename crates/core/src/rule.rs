@@ -224,6 +224,8 @@ pub struct StateTensor {
     pub shape: Vec<usize>,
     /// What it holds before the first token.
     pub start: Start,
+    /// True for numbers that only count tokens: no read and no gradient follows them.
+    pub counts: bool,
 }
 
 impl StateTensor {
@@ -233,7 +235,11 @@ impl StateTensor {
     }
     /// A tensor of this shape that starts at zero.
     pub fn zeros(name: impl Into<Cow<'static, str>>, shape: Vec<usize>) -> Self {
-        Self { name: name.into(), shape, start: Start::Zero }
+        Self { name: name.into(), shape, start: Start::Zero, counts: false }
+    }
+    /// A vector of counts that start at zero.
+    pub fn counts(name: impl Into<Cow<'static, str>>, len: usize) -> Self {
+        Self { counts: true, ..Self::zeros(name, vec![len]) }
     }
     /// The same tensor with another start.
     pub fn starting(self, start: Start) -> Self {
@@ -357,6 +363,10 @@ pub trait MemoryRule:
     }
     /// True if a token reads the memory as it was before its own write.
     fn reads_first(&self) -> bool {
+        false
+    }
+    /// True if what a token does depends on its position, as it does in chunks, windows and periods.
+    fn positional(&self) -> bool {
         false
     }
     /// True if a read looks at this input: the query and gates, unless a rule says otherwise. What it does not look at need

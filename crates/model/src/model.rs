@@ -423,7 +423,9 @@ impl Model {
     }
 
     /// What the memories did in the call that `tape` recorded and left in `state`: `blocks.N.GATE` is the mean of a gate
-    /// over heads and tokens, `blocks.N.memory_norm` the root mean square over heads of the state's Euclidean norm; and what continuum memories did.
+    /// over heads and tokens, `blocks.N.memory_norm` the root mean square over heads of the state's Euclidean norm,
+    /// `blocks.N.memory_written` the share of late tokens that a memory behind a gate has written, the mean over heads; and
+    /// what continuum memories did.
     pub fn traces<F: Scalar>(&self, tape: &Tape<F>, state: &State<F>) -> Vec<(String, f64)> {
         let mut out = Vec::new();
         for (i, (block, own)) in self.trunk.blocks.iter().zip(&tape.blocks).enumerate() {
@@ -431,10 +433,10 @@ impl Model {
             out.extend(means.into_iter().map(|(gate, mean)| (format!("blocks.{i}.{gate}"), mean)));
             let infos = block.memory_infos();
             for m in &infos {
-                let square = |x: &F| x.value() * x.value();
-                let sum: f64 = state.data[m.state.clone()].iter().map(square).sum();
                 let level = if infos.len() > 1 { format!("levels.{}.", m.level) } else { String::new() };
-                out.push((format!("blocks.{i}.{level}memory_norm"), (sum / m.heads as f64).sqrt()));
+                let own = &state.data[m.state.clone()];
+                out.push((format!("blocks.{i}.{level}memory_norm"), m.norm(own)));
+                out.extend(m.written(own).map(|share| (format!("blocks.{i}.{level}memory_written"), share)));
             }
         }
         out.extend(self.continuum_traces(state));

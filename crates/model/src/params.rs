@@ -128,7 +128,7 @@ impl ParamLayout {
 /// See [`Init::UnitColumns`].
 fn fill_unit_columns<F: Scalar>(spec: &ParamSpec, rng: &mut Rng, data: &mut [F]) {
     let shape = spec.shape[spec.shape.len() - 2..].to_vec();
-    let tensor = StateTensor { name: "".into(), shape, start: Start::UnitColumns };
+    let tensor = StateTensor::zeros("", shape).starting(Start::UnitColumns);
     for matrix in data.chunks_exact_mut(tensor.len().max(1)) {
         let values = start_state(std::slice::from_ref(&tensor), &mut || rng.normal());
         matrix.iter_mut().zip(values).for_each(|(x, v)| *x = F::from_f64(v));

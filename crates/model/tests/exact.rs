@@ -160,6 +160,11 @@ fn configs() -> Vec<ModelConfig> {
     for combine in [CombineConfig::Scaled, CombineConfig::Learned, CombineConfig::Sum] {
         around(&levels(combine)).into_iter().for_each(|mixer| add(mixer, &alone, true));
     }
+    // Thresholds that some of these tokens reach.
+    for (signal, threshold) in [(Surprise::Norm, 0.3), (Surprise::Loss, 0.4)] {
+        let gate = Some(SurpriseGate { signal, threshold });
+        around(&MemoryConfig { gate, ..plain.clone() }).into_iter().for_each(|mixer| add(mixer, &alone, true));
+    }
     for rule in mechanisms() {
         around(&memory(rule)).into_iter().for_each(|mixer| add(mixer, &alone, true));
     }

@@ -35,8 +35,30 @@ pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) 
             report.expect(Check::Halves, stream::same_bits(&state, &written), || {
                 format!("token {t}: the step and its write half leave different states")
             });
+            if !rule.positional() {
+                check_elsewhere(rule, &s, t, &prev, (&state, &stepped), report);
+            }
             check_backward(rule, &s, t, &prev, &mut draw, report);
         }
+    }
+}
+
+/// A rule that says that it does not look at positions does the same at another one.
+fn check_elsewhere(
+    rule: &dyn ErasedRule,
+    s: &stream::Stream<f32>,
+    t: usize,
+    prev: &[f32],
+    (state, y): (&[f32], &[f32]),
+    report: &mut Report,
+) {
+    // Odd ones and even ones, and at their start.
+    for pos in [0, 1, s.pos + t as u64 + 1] {
+        let (mut there, mut read) = (prev.to_vec(), vec![f32::NAN; s.d.dv]);
+        rule.step(s.d, pos, &s.token(t), &mut there, &mut read);
+        report.expect(Check::Halves, stream::same_bits(&there, state) && stream::same_bits(&read, y), || {
+            format!("token {t}: the rule says that it is not positional, and does something else at position {pos}")
+        });
     }
 }
 

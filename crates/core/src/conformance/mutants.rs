@@ -364,6 +364,15 @@ mutants! {
         }
     }
 
+    /// Changes at every fourth token only, and says nothing of positions.
+    HiddenPeriod, "hidden period", Some(Check::Halves), {
+        fn write<F: Scalar>(d: Dims, pos: u64, x: &[&[F]], state: &mut [F]) {
+            if pos.is_multiple_of(4) {
+                Titans::default().write(d, pos, x, state);
+            }
+        }
+    }
+
     /// Steps three times as far as the gate says; consistently so.
     TripleRate, "triple rate", Some(Check::Endurance), {
         fn write<F: Scalar>(d: Dims, pos: u64, x: &[&[F]], state: &mut [F]) {

@@ -210,6 +210,10 @@ impl MemoryRule for Lattice {
         Self { name: other.name, ..self }
     }
 
+    fn positional(&self) -> bool {
+        self.chunk > 1
+    }
+
     fn about(&self) -> About {
         About {
             equation: match self.variant {

@@ -89,6 +89,10 @@ macro_rules! rules {
             pub fn reads_first(&self) -> bool {
                 match self { $(AnyRule::$Rule(r) => r.reads_first()),* }
             }
+            /// See [`MemoryRule::positional`].
+            pub fn positional(&self) -> bool {
+                match self { $(AnyRule::$Rule(r) => r.positional()),* }
+            }
             /// The rule without its type.
             // Inlined into another crate, it would compile every rule there once more; so would `Number::over`.
             #[inline(never)]
@@ -152,6 +156,7 @@ rules! {
     titans::Titans,
     miras::Miras,
     paced::Paced,
+    surprise_gated::SurpriseGated,
     oja::Oja,
     hgrn2::Hgrn2,
     rwkv7::Rwkv7,

@@ -61,6 +61,9 @@ impl MemoryRule for Paced {
     fn brief(&self) -> Self {
         Self { rule: Box::new(self.rule.brief()), period: self.period.min(5) }
     }
+    fn positional(&self) -> bool {
+        true
+    }
     fn reads_first(&self) -> bool {
         self.rule.reads_first()
     }
@@ -86,7 +89,9 @@ impl MemoryRule for Paced {
 
     fn state(&self, d: Dims) -> Vec<StateTensor> {
         let own = self.rule.state(d);
-        let error = |t: &StateTensor| StateTensor::zeros(format!("error_{}", t.name), t.shape.clone());
+        let error = |t: &StateTensor| {
+            StateTensor { counts: t.counts, ..StateTensor::zeros(format!("error_{}", t.name), t.shape.clone()) }
+        };
         let errors: Vec<StateTensor> = own.iter().map(error).collect();
         own.into_iter().chain(errors).collect()
     }
@@ -100,6 +105,15 @@ impl MemoryRule for Paced {
         let refuse = |reason: String| Err(Error::Invalid { place: "rule `paced`".into(), reason });
         if matches!(*self.rule, AnyRule::Paced(_)) {
             return refuse("a period of a period is a longer period: give the inner rule itself".into());
+        }
+        if let AnyRule::SurpriseGated(gated) = &*self.rule
+            && gated.rule.positional()
+        {
+            return refuse(format!(
+                "the gate inside keeps count of what `{}` has taken, and a mean of counts is none: give that rule no \
+                 chunk and no window (`chunk = 1`), or no period",
+                gated.rule.name()
+            ));
         }
         if self.period < 2 || self.period > MAX_PERIOD {
             return refuse(format!(

@@ -179,6 +179,10 @@ impl MemoryRule for Trellis {
     const NAME: &'static str = "trellis";
     const KERNELS: &'static [Kernel<Self>] = slots::trellis::KERNELS;
 
+    fn positional(&self) -> bool {
+        self.frozen()
+    }
+
     fn about(&self) -> About {
         About {
             equation: "M' = retain M - rate ∇½|φ(M w) - target|² for w = k, v; y = Mv'ᵀ f(Mk' q)",

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! with `a_l` 1, `1/sqrt(k)` beyond two levels, or learned. Every level has its own projections and gates and is read at
-//! every token; one with a period changes when it is due, see [`Paced`].
+//! every token; one with a period changes when it is due, see [`Paced`](hecate_core::rules::Paced), and one behind a gate skips tokens that do not
+//! surprise, see [`SurpriseGated`](hecate_core::rules::SurpriseGated).
 
 use super::memory::{Flow, Memory, MemoryInfo, MemoryTape, Wanted};
 use super::{Builder, Call};
@@ -13,9 +14,8 @@ use crate::config::{CombineConfig, MemoryConfig};
 use crate::error::Result;
 use crate::params::{Init, Kind};
 use crate::pool::{Pool, fit};
+use hecate_core::Scalar;
 use hecate_core::ops::{HeadShape, Ops};
-use hecate_core::rules::Paced;
-use hecate_core::{AnyRule, Scalar};
 use std::ops::Range;
 
 pub(crate) struct Levels {
@@ -54,19 +54,15 @@ impl Levels {
     /// With another convolution on queries: none where every read skips it.
     pub fn with_query_taps(b: &mut Builder<'_>, config: &MemoryConfig, part: &str, query_taps: usize) -> Self {
         let (heads, dims, taps) = (config.heads, config.dims(b.width), config.conv);
-        let rules = config.rules();
+        let rules = config.wrapped_rules();
         let several = rules.len() > 1;
         let mut list = Vec::new();
-        for (level, (rule, period)) in rules.iter().enumerate() {
-            let rule = match period {
-                1 => rule.clone(),
-                &period => AnyRule::from(Paced { rule: Box::new(rule.clone()), period }),
-            };
+        for (level, rule) in rules.iter().enumerate() {
             let [part, state] = [part, "memory"].map(|name| match several {
                 true => format!("{name}.levels.{level}"),
                 false => name.to_string(),
             });
-            list.push(Memory::new(b, &Wanted { rule: &rule, heads, dims, taps, query_taps, level, part, state }));
+            list.push(Memory::new(b, &Wanted { rule, heads, dims, taps, query_taps, level, part, state }));
         }
         let k = list.len();
         let learned = several && config.combine == CombineConfig::Learned;

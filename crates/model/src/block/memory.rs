@@ -11,8 +11,9 @@ use crate::params::{Init, Kind};
 use crate::pool::{Pool, fit};
 use crate::state::Content;
 use hecate_core::ops::{ConvShape, GateSpec, HeadShape, Ops, conv, gate_specs};
+use hecate_core::rules::SurpriseGated;
 use hecate_core::scan::{PerInput, ScanShape};
-use hecate_core::{Activation, AnyRule, Dims, Input, Scalar};
+use hecate_core::{Activation, AnyRule, Dims, Input, Scalar, StateTensor};
 use std::ops::Range;
 
 /// Names in configs and errors: block, heads and rule of a memory.
@@ -28,6 +29,32 @@ pub struct MemoryInfo {
     pub state: Range<usize>,
     /// Which level of the block's memory it is, from 0.
     pub level: usize,
+}
+
+impl MemoryInfo {
+    /// Of a state `[H, state_len]`: the root mean square over heads of its Euclidean norm, counts aside.
+    pub(crate) fn norm<F: Scalar>(&self, state: &[F]) -> f64 {
+        let tensors = self.tensors(state).filter(|(tensor, _)| !tensor.counts);
+        let sum: f64 = tensors.flat_map(|(_, own)| own).map(|x| x.value() * x.value()).sum();
+        (sum / self.heads as f64).sqrt()
+    }
+
+    /// Of a state behind a gate: the share of late tokens that were written, the mean over heads.
+    pub(crate) fn written<F: Scalar>(&self, state: &[F]) -> Option<f64> {
+        let written = self.tensors(state).filter(|(tensor, _)| tensor.counts && tensor.name == SurpriseGated::WRITTEN);
+        let shares: Vec<f64> = written.map(|(_, own)| SurpriseGated::share(own)).collect();
+        (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
+    }
+
+    /// Every tensor of every head.
+    fn tensors<'a, F>(&self, state: &'a [F]) -> impl Iterator<Item = (StateTensor, &'a [F])> {
+        let (tensors, mut rest) = (self.rule.state(self.dims), state);
+        std::iter::repeat_n(tensors, self.heads).flatten().map(move |tensor| {
+            let (own, tail) = rest.split_at(tensor.len());
+            rest = tail;
+            (tensor, own)
+        })
+    }
 }
 
 /// One memory as a mixer asks for it.

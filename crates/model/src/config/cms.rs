@@ -1,6 +1,8 @@
 //! A continuum memory system as a channel part.
 
-use super::{BlockConfig, ChannelConfig, MAX_LEVELS, MacConfig, MixerConfig, MlpConfig, MlpKindConfig, sized};
+use super::{
+    BlockConfig, ChannelConfig, MAX_LEVELS, MacConfig, MixerConfig, MlpConfig, MlpKindConfig, SurpriseGate, sized,
+};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -112,28 +114,6 @@ impl Default for Replay {
 
 fn is_default<T: Default + PartialEq>(x: &T) -> bool {
     *x == T::default()
-}
-
-/// Lets a level learn from tokens that surprise, and skips the others.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SurpriseGate {
-    /// What says how much a token surprises.
-    pub signal: Surprise,
-    /// Tokens below it are skipped.
-    pub threshold: f64,
-}
-
-/// What says how much a token surprises. All of them are of one token, whatever stands around it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Surprise {
-    /// Euclidean norm of the gradient of what the level puts out.
-    Norm,
-    /// Loss of the token's successor in nats.
-    Loss,
-    /// Entropy of the prediction in nats.
-    Entropy,
 }
 
 fn is_false(x: &bool) -> bool {
@@ -365,11 +345,8 @@ impl CmsConfig {
             return Err(Error::config(format!("{key}.online"), "only `nested` starts a level anew"));
         }
         self.check_additions(key)?;
-        if let Some(gate) = &self.gate
-            && !(gate.threshold.is_finite() && gate.threshold >= 0.0)
-        {
-            let reason = format!("{} is not a number of at least 0", gate.threshold);
-            return Err(Error::config(format!("{key}.gate.threshold"), reason));
+        if let Some(gate) = &self.gate {
+            gate.check(&format!("{key}.gate"))?;
         }
         let hidden = self.mlp().hidden(width);
         if self.arrangement == Arrangement::Headwise && !hidden.is_multiple_of(self.levels.len()) {

@@ -261,6 +261,9 @@ impl MemoryRule for Miras {
     fn unbounded(&self) -> Option<&'static str> {
         validity::unbounded(self)
     }
+    fn positional(&self) -> bool {
+        self.chunk > 1 || self.window > 1
+    }
     fn reads_first(&self) -> bool {
         self.read == ReadAt::Pre || (self.read == ReadAt::Start && self.chunk <= 1)
     }

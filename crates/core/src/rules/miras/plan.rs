@@ -125,7 +125,7 @@ impl Plan {
                     _ => Start::Zero,
                 };
                 let shape = if vector { vec![t.len()] } else { vec![t.rows, t.columns] };
-                out.push(StateTensor { name: name.into(), shape, start });
+                out.push(StateTensor::zeros(name, shape).starting(start));
             }
         };
         for (part, place) in parts.into_iter().enumerate() {

@@ -191,6 +191,9 @@ impl MemoryRule for SelfModifying {
     fn brief(&self) -> Self {
         Self { chunk: self.chunk.min(BRIEF[0]), chunk_memory: self.chunk_memory.min(BRIEF[1]), ..self.clone() }
     }
+    fn positional(&self) -> bool {
+        self.chunk.max(self.chunk_memory) > 1
+    }
     fn reads_first(&self) -> bool {
         true
     }

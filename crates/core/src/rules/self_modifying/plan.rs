@@ -133,7 +133,7 @@ impl<'a> Plan<'a> {
                         _ => Start::Same(first + i),
                     };
                     let name = names[if net.tensors().len() == 1 { 0 } else { i + 1 }];
-                    list.push(StateTensor { name: name.into(), shape: vec![tensor.rows, tensor.columns], start });
+                    list.push(StateTensor::zeros(name, vec![tensor.rows, tensor.columns]).starting(start));
                 }
             }
         }

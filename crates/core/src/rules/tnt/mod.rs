@@ -247,6 +247,9 @@ impl MemoryRule for Tnt {
         self.memories().iter().find_map(Miras::unbounded)
     }
 
+    fn positional(&self) -> bool {
+        true
+    }
     fn brief(&self) -> Self {
         let mut brief = self.clone();
         brief.global_chunk = brief.global_chunk.min(BRIEF_TOKENS);
