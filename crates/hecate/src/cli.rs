@@ -1,6 +1,6 @@
 //! Commands and their arguments; help, completions and the man page are made from these.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Sequence models that keep learning while they run.
@@ -75,6 +75,7 @@ pub struct Train {
 
 /// Arguments of `grow`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("growth").required(true).args(["block", "level", "memory_level"])))]
 pub struct Grow {
     /// A run folder or a checkpoint.
     pub model: PathBuf,
@@ -82,12 +83,15 @@ pub struct Grow {
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
     /// One more block behind this one, counted from 0.
-    #[arg(long, value_name = "BLOCK", required_unless_present = "level", conflicts_with = "level")]
+    #[arg(long, value_name = "BLOCK")]
     pub block: Option<usize>,
     /// One more level in every channel, which changes once in so many tokens.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
     pub level: Option<u64>,
-    /// What the new part starts from, but for what leads to the stream, which starts at zero.
+    /// One more level of the memory of every mixer that has one, which changes once in so many tokens.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub memory_level: Option<u64>,
+    /// What the new part starts from, but for what leads from it, which starts at zero.
     #[arg(long, value_enum, default_value_t = StartArg::Cloned)]
     pub start: StartArg,
     /// Seed of a random start.

@@ -1,7 +1,10 @@
-//! Growing a trained model: one more block, or one more level of its continuum memories.
+//! Growing a trained model: one more block, or one more level of its memories.
 //!
-//! What is new adds nothing to the stream at first, since the matrices that lead there start at zero: where norms stand
-//! before their parts, the grown model says bit for bit what the old one says.
+//! What is new adds nothing at first, since what leads from it starts at zero: matrices to the stream, or the weight of a
+//! memory's level. Where norms stand before their parts, and everywhere for a memory's level, the grown model says bit
+//! for bit what the old one says.
+
+mod memory;
 
 use crate::config::{Arrangement, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, ModelConfig};
 use crate::error::{Error, Result};
@@ -16,9 +19,12 @@ pub enum Growth {
     /// In every block with a channel, one more level that changes once in so many tokens. A perceptron becomes a level
     /// that stands still first.
     Level(u64),
+    /// In every mixer with a memory, one more level of it that changes once in so many tokens, under the rule of the level
+    /// that it comes to stand beside. A memory without levels becomes one of two.
+    MemoryLevel(u64),
 }
 
-/// What the new part starts from, but for the matrices that lead to the stream.
+/// What the new part starts from, but for what leads from it, which starts at zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrowthStart {
     /// New numbers, drawn under this seed.
@@ -30,10 +36,47 @@ pub enum GrowthStart {
 /// The grown model and its weights.
 ///
 /// # Errors
-/// [`Error::Config`] for a block that is not there, or where no level can be added.
+/// [`Error::Config`] for a block that is not there, or where no level can be added; [`Error::Core`] where a rule takes no
+/// such period.
 pub fn grow(model: &Model, params: &Params<f32>, growth: Growth, start: GrowthStart) -> Result<(Model, Params<f32>)> {
+    let (config, origin) = planned(model, params, growth)?;
+    let grown = Model::new(&config)?;
+    let seed = if let GrowthStart::Random(seed) = start { seed } else { 0 };
+    let mut data: Params<f32> = grown.params().init(seed);
+    for spec in &grown.params().specs {
+        let own = &mut data.data[spec.range.clone()];
+        let (old, new) = match origin(&spec.name) {
+            Origin::Old(name) => (Some(name), false),
+            Origin::New(beside) => (Some(beside).filter(|_| start == GrowthStart::Cloned), true),
+            Origin::Known(values) => {
+                own.copy_from_slice(&values);
+                continue;
+            }
+        };
+        let found = old.and_then(|name| model.params().specs.iter().find(|s| s.name == name));
+        match found {
+            _ if new && leads_to_stream(spec) => own.fill(0.0),
+            Some(from) if spec.shape == from.shape => own.copy_from_slice(&params.data[from.range.clone()]),
+            // Weights of levels that are added up: one more.
+            Some(from) => {
+                let at = added_level(&origin, spec, own.len());
+                let values = params.data[from.range.clone()].to_vec();
+                let old = own.iter_mut().enumerate().filter(|(i, _)| *i != at).map(|(_, x)| x);
+                old.zip(values).for_each(|(x, v)| *x = v);
+            }
+            None => {}
+        }
+    }
+    Ok((grown, data))
+}
+
+/// Where each tensor of the grown model comes from, by its name.
+type Origins = Box<dyn Fn(&str) -> Origin>;
+
+/// The grown model's configuration, and where its tensors come from.
+fn planned(model: &Model, params: &Params<f32>, growth: Growth) -> Result<(ModelConfig, Origins)> {
     let mut config = ModelConfig { blocks: model.config().expanded(), ..model.config().clone() };
-    let origin: Box<dyn Fn(&str) -> Origin> = match growth {
+    let origin: Origins = match growth {
         Growth::Block(behind) => {
             let Some(block) = config.blocks.get(behind).cloned() else {
                 let reason = format!("there is no block {behind}, the model has {}", config.blocks.len());
@@ -51,31 +94,18 @@ pub fn grow(model: &Model, params: &Params<f32>, growth: Growth, start: GrowthSt
             }
             Box::new(move |name| in_levels(name, &places))
         }
-    };
-    let grown = Model::new(&config)?;
-    let seed = if let GrowthStart::Random(seed) = start { seed } else { 0 };
-    let mut data: Params<f32> = grown.params().init(seed);
-    for spec in &grown.params().specs {
-        let (old, new) = match origin(&spec.name) {
-            Origin::Old(name) => (Some(name), false),
-            Origin::New(beside) => (Some(beside).filter(|_| start == GrowthStart::Cloned), true),
-        };
-        let found = old.and_then(|name| model.params().specs.iter().find(|s| s.name == name));
-        let own = &mut data.data[spec.range.clone()];
-        match found {
-            _ if new && leads_to_stream(spec) => own.fill(0.0),
-            Some(from) if spec.shape == from.shape => own.copy_from_slice(&params.data[from.range.clone()]),
-            // Weights of levels that are added up: one more.
-            Some(from) => {
-                let at = added_level(&origin, spec, own.len());
-                let values = params.data[from.range.clone()].to_vec();
-                let old = own.iter_mut().enumerate().filter(|(i, _)| *i != at).map(|(_, x)| x);
-                old.zip(values).for_each(|(x, v)| *x = v);
+        Growth::MemoryLevel(period) => {
+            let blocks = config.blocks.iter_mut().enumerate();
+            let places: Vec<_> = blocks.map(|block| memory::add_level(model, params, block, period)).collect();
+            if places.iter().all(Option::is_none) {
+                let reason = "no block has a mixer with a memory that could have one more level: add a level to channels, \
+                              or a block";
+                return Err(Error::config("blocks", reason));
             }
-            None => {}
+            Box::new(move |name| memory::origin(name, &places))
         }
-    }
-    Ok((grown, data))
+    };
+    Ok((config, origin))
 }
 
 /// Where a tensor of the grown model comes from.
@@ -84,6 +114,8 @@ enum Origin {
     Old(String),
     /// It is new; what stands beside it.
     New(String),
+    /// It is what the growth says.
+    Known(Vec<f32>),
 }
 
 /// Of a level that was added: its place in the list, and whether the channel was a perceptron.

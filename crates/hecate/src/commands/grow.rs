@@ -7,10 +7,11 @@ use hecate_model::{Growth, GrowthStart};
 use hecate_train::grow::{Grown, grow};
 
 pub fn run(args: &Grow) -> Result<(), Failure> {
-    let growth = match (args.block, args.level) {
-        (Some(block), _) => Growth::Block(block),
-        (None, Some(period)) => Growth::Level(period),
-        (None, None) => unreachable!("clap asks for one of the two"),
+    let growth = match (args.block, args.level, args.memory_level) {
+        (Some(block), ..) => Growth::Block(block),
+        (_, Some(period), _) => Growth::Level(period),
+        (_, _, Some(period)) => Growth::MemoryLevel(period),
+        (None, None, None) => unreachable!("clap asks for one of them"),
     };
     let start = match args.start {
         StartArg::Cloned => GrowthStart::Cloned,

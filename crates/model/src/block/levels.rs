@@ -67,8 +67,8 @@ impl Levels {
         let k = list.len();
         let learned = several && config.combine == CombineConfig::Learned;
         let name = format!("{}.{part}.level_weights", b.prefix);
-        let weights = learned.then(|| b.params.add(name, &[k], Kind::Gate, Init::Constant(1.0)));
-        let scale = if config.combine == CombineConfig::Scaled && k > 2 { (k as f64).powf(-0.5) } else { 1.0 };
+        let scale = config.combine.scale(k);
+        let weights = learned.then(|| b.params.add(name, &[k], Kind::Gate, Init::Constant(scale)));
         Self { list, scale, weights }
     }
 

@@ -61,6 +61,16 @@ pub enum CombineConfig {
     Learned,
 }
 
+impl CombineConfig {
+    /// The fixed weight of each of so many levels; what learned ones start from.
+    pub(crate) fn scale(self, levels: usize) -> f64 {
+        match self {
+            CombineConfig::Scaled if levels > 2 => (levels as f64).powf(-0.5),
+            _ => 1.0,
+        }
+    }
+}
+
 fn is_scaled(combine: &CombineConfig) -> bool {
     *combine == CombineConfig::Scaled
 }
