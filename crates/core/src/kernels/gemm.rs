@@ -30,8 +30,11 @@ const DEPTH: usize = 512;
 const ROWS: usize = 504;
 /// Columns of a packed block of the right operand.
 const COLUMNS: usize = 256;
-/// Values of a right operand that is read in place whatever the number of rows: a first-level cache full.
-const IN_PLACE: usize = 8192;
+/// Values of a right operand that is read in place whatever the number of rows: a part of a second-level cache, where copying
+/// it first gains nothing.
+const IN_PLACE: usize = 32_768;
+/// Values of a first-level cache.
+const NEAR: usize = 8192;
 /// Up to this many rows a large right operand is not worth packing.
 const FEW_ROWS: usize = 16;
 /// Rows of a large right operand that few rows of the left one go through side by side: fewer where the result stays in a
@@ -252,11 +255,9 @@ unsafe fn choose_path<S: Simd>(s: S, p: Product) {
         match left {
             Some(left) if p.b.col_stride == 1 && p.k * p.n <= IN_PLACE => in_place(s, p, left, 0),
             Some(left) if p.m <= FEW_ROWS && p.b.col_stride == 1 => streamed(s, p, left),
-            _ if p.m <= FEW_ROWS && p.b.row_stride == 1 && p.m <= S::Narrow::LANES => {
-                s.narrow().outline(turned::Turned(p));
-            }
-            _ if p.m <= FEW_ROWS && p.b.row_stride == 1 => s.outline(turned::Turned(p)),
-            Some(left) if p.m <= FEW_ROWS => in_place(s, p, left, 0),
+            _ if turned::is_worth(&p) && p.m <= S::Narrow::LANES => s.narrow().outline(turned::Turned(p)),
+            _ if turned::is_worth(&p) => s.outline(turned::Turned(p)),
+            Some(left) if p.m <= FEW_ROWS || p.k * p.n <= IN_PLACE => in_place(s, p, left, 0),
             _ => blocked(s, p),
         }
     }
@@ -282,7 +283,7 @@ fn even_parts(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
 /// the next ones are asked for: what such a product waits for is memory.
 #[inline(always)]
 unsafe fn streamed<S: Simd>(s: S, p: Product, left: Left) {
-    let rows = STREAMED[usize::from(p.m * p.n > IN_PLACE / 2)];
+    let rows = STREAMED[usize::from(p.m * p.n > NEAR / 2)];
     for l in (0..p.k).step_by(rows) {
         let start = if l == 0 { p.start } else { Start::Current };
         let part = Product { k: rows.min(p.k - l), a: p.a.at(0, l), b: p.b.at(l, 0), start, ..p };

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! with `a_l` 1, `1/sqrt(k)` beyond two levels, or learned. Every level has its own projections and gates and is read at
-//! every token; one with a period changes when it is due, see [`Paced`](hecate_core::rules::Paced), and one behind a gate skips tokens that do not
-//! surprise, see [`SurpriseGated`](hecate_core::rules::SurpriseGated).
+//! every token; one with a period changes when it is due, see [`Paced`](hecate_core::rules::Paced), and one behind a gate
+//! skips tokens that do not surprise, see [`SurpriseGated`](hecate_core::rules::SurpriseGated).
 
 use super::memory::{Flow, Memory, MemoryInfo, MemoryTape, Wanted};
 use super::{Builder, Call};

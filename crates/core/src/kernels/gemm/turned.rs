@@ -5,13 +5,21 @@
 //! transposed: a small block of it at a time is put where it belongs.
 
 use super::tile::{self, Left, Operands, max_rows};
-use super::{LINE, Product, Start, View, ask_for, even_parts, pack, scratch};
+use super::{FEW_ROWS, LINE, NEAR, Product, Start, View, ask_for, even_parts, pack, scratch};
 use crate::simd::{Simd, Vectorized};
 
 /// Values of the matrix's rows that are gone through at a time: while they are at work the next ones are asked for.
 const DEPTH: usize = 8 * LINE;
 
-/// A product with `k` > 0, at most [`super::FEW_ROWS`] rows, and a right operand of contiguous columns.
+/// Whether turning the left operand costs less than turning the right one: it does not for one row or two, nor for a
+/// matrix that is as small.
+#[inline(always)]
+pub(super) fn is_worth(p: &Product) -> bool {
+    let few = p.m <= FEW_ROWS && p.b.row_stride == 1;
+    few && (p.m > 8 && p.k >= 64 || p.m > 4 && p.k * p.n > NEAR)
+}
+
+/// A product with `k` > 0, at most [`FEW_ROWS`] rows, and a right operand of contiguous columns.
 pub(super) struct Turned(pub Product);
 
 impl Vectorized for Turned {
