@@ -72,6 +72,29 @@ fn a_second_stage_goes_on_from_the_first_and_says_what_it_trains() {
 }
 
 #[test]
+fn a_run_grows_in_three_ways_and_says_what_it_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write_text(&at.join("text.txt"));
+    train(at, "run", 3, &[]);
+    let said = succeed(at, &["eval", "run", "text.txt"]);
+    for (how, number) in [("--block", "0"), ("--level", "8"), ("--memory-level", "8")] {
+        let out = how.trim_start_matches('-');
+        succeed(at, &["grow", "run", how, number, "--out", out]);
+        // A new level of a channel learns from what it reads.
+        let same = succeed(at, &["eval", out, "text.txt"]) == said;
+        assert_eq!(same, how != "--level", "{how}");
+    }
+    let config = succeed(at, &["inspect", "memory-level"]);
+    assert!(config.contains("memory.levels.1."), "{config}");
+    let one = refuse(at, &["grow", "run", "--out", "none"]);
+    assert!(one.contains("--block") && one.contains("--memory-level"), "{one}");
+    let two = refuse(at, &["grow", "run", "--out", "none", "--level", "8", "--memory-level", "8"]);
+    assert!(two.contains("--memory-level"), "{two}");
+    assert!(!at.join("none").exists());
+}
+
+#[test]
 fn tables_help_completions_and_the_manual_are_there() {
     let dir = tempfile::tempdir().unwrap();
     for name in hecate_core::AnyRule::names() {
