@@ -47,12 +47,11 @@ pub fn generate<O: Ops<F = f32>>(
         state.pending = last;
         return Ok(());
     }
-    let mut first = true;
-    for _ in 0..max_tokens {
+    for drawn in 0..max_tokens {
         state.pending = None;
-        let logits = match std::mem::replace(&mut first, false) {
-            true => model.forward(ops, params, state, &input, access, Logits::Last, ws)?,
-            false => model.go_on(ops, params, state, &input, access, Logits::Last, ws)?,
+        let logits = match drawn {
+            0 => model.forward(ops, params, state, &input, access, Logits::Last, ws)?,
+            _ => model.go_on(ops, params, state, &input, access, Logits::Last, ws)?,
         };
         *sampler.counter() = state.position;
         let token = sampler.sample(logits);

@@ -17,12 +17,11 @@
 
 use crate::rule::{About, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width};
 use crate::rules::{AnyRule, GatedDelta};
+use crate::scan::PerInput;
 use crate::scalar::Scalar;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Tokens over which the share of those written is a running mean.
-const HORIZON: f64 = 1024.0;
 /// Tokens are counted in two numbers, since `f32` counts no further than 2^24: the second counts runs of this many.
 const RUN: f64 = 1_048_576.0;
 
@@ -57,6 +56,8 @@ impl Default for SurpriseGated {
 }
 
 impl SurpriseGated {
+    /// Tokens over which the share of those written is a running mean.
+    pub const HORIZON: f64 = 1024.0;
     /// Name of the state tensor behind [`SurpriseGated::share`].
     pub const WRITTEN: &'static str = "written";
 
@@ -113,7 +114,8 @@ impl SurpriseGated {
         let [k, v, q] = ["k", "v", "q"].map(|name| {
             list.iter().position(|i| i.name == name).expect("the configuration was checked")
         });
-        let (mut asked, mut recalled) = (x.to_vec(), vec![F::zero(); d.dv]);
+        let mut asked: PerInput<&[F]> = x.iter().copied().collect();
+        let mut recalled = vec![F::zero(); d.dv];
         asked[q] = x[k];
         self.rule.over::<F>().read(d, self.last(pos, counts), &asked, memory, &mut recalled);
         0.5 * squared_distance(&recalled, x[v])
@@ -212,7 +214,7 @@ impl MemoryRule for SurpriseGated {
         let open = if next.is_some() { F::one() } else { F::zero() };
         // Beside the share the same mean of ones, so that a young one is a mean too.
         for (mean, value) in counts.iter_mut().zip([open, F::one()]) {
-            *mean += (value - *mean) * F::from_f64(1.0 / HORIZON);
+            *mean += (value - *mean) * F::from_f64(1.0 / Self::HORIZON);
         }
         let Some(next) = next else { return };
         memory.copy_from_slice(&next);
@@ -236,7 +238,7 @@ impl MemoryRule for SurpriseGated {
     ) {
         let inner = self.inner(prev.len());
         let ((memory, counts), (dmemory, dcounts)) = (prev.split_at(inner), dstate.split_at_mut(inner));
-        dcounts[..2].iter_mut().for_each(|d| *d *= F::from_f64(1.0 - 1.0 / HORIZON));
+        dcounts[..2].iter_mut().for_each(|d| *d *= F::from_f64(1.0 - 1.0 / Self::HORIZON));
         if self.written(d, pos, x, memory, counts).is_some() {
             self.rule.over::<F>().write_backward(d, self.next(pos, counts), x, memory, dx, dmemory);
         }
@@ -384,7 +386,7 @@ mod tests {
                 let (open, state, _) = run(&gated(&rule, signal, threshold), 40);
                 let (end, _) = plain(&rule, &open);
                 assert_eq!(state[..end.len()], end, "{} {signal:?}", rule.name());
-                let weight = |t: usize| (1.0 - 1.0 / HORIZON).powi(39 - t as i32);
+                let weight = |t: usize| (1.0 - 1.0 / SurpriseGated::HORIZON).powi(39 - t as i32);
                 let of = |tokens: &mut dyn Iterator<Item = usize>| tokens.map(weight).sum::<f64>();
                 let share = of(&mut open.iter().copied()) / of(&mut (0..40));
                 assert!((SurpriseGated::share(&state[end.len()..]) - share).abs() < 1e-5, "{} {signal:?}", rule.name());

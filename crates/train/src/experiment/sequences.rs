@@ -66,6 +66,9 @@ pub(super) fn slow_levels(context: usize, hidden: usize) -> Value {
     json!({"type": "cms", "hidden": hidden, "levels": [level(context), level(4 * context)]})
 }
 
+/// Steps after which it is asked whether a task is learned.
+const ASKED_EVERY: u64 = 100;
+
 /// How a model is trained.
 #[derive(Clone, Debug)]
 pub(super) struct Training {
@@ -122,19 +125,20 @@ impl Trained {
     /// # Errors
     /// [`Error::Step`] where something is no longer finite.
     pub fn train(&mut self, how: &Training, seed: usize, draw: &mut dyn FnMut() -> Example) -> Result<()> {
-        self.train_until(how, seed, draw, &mut |_, _| Ok(false))
+        self.train_until(how, seed, draw, &[])
     }
 
-    /// [`Trained::train`], until `done` says so after a step, of which it is told how many there were.
+    /// [`Trained::train`], and no more once every answer to all of these lists is right, asked every [`ASKED_EVERY`] steps; a
+    /// list is asked where those before it are right.
     ///
     /// # Errors
-    /// Those of `done` too.
+    /// As [`Trained::train`].
     pub fn train_until(
         &mut self,
         how: &Training,
         seed: usize,
         draw: &mut dyn FnMut() -> Example,
-        done: &mut dyn FnMut(&mut Self, u64) -> Result<bool>,
+        known: &[Vec<Example>],
     ) -> Result<()> {
         let context = self.model.config().context as u64;
         let slow: Vec<(usize, u64)> = self.model.slow_parameters().map(|(at, p)| (at, p.div_ceil(context))).collect();
@@ -158,11 +162,21 @@ impl Trained {
             let gradient = Gradient { values: &grads, inputs: None };
             let due = |spec: &ParamSpec| (step + 1).is_multiple_of(every(spec));
             stepper.step(&self.ops, &mut self.params, gradient, schedule.rate(step, how.steps), due);
-            if done(self, step + 1)? {
+            if (step + 1).is_multiple_of(ASKED_EVERY) && self.knows(known)? {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Whether there are lists, and every answer to them is right.
+    fn knows(&mut self, lists: &[Vec<Example>]) -> Result<bool> {
+        for list in lists {
+            if self.score(list, &Access::Learn)?.whole < 1.0 {
+                return Ok(false);
+            }
+        }
+        Ok(!lists.is_empty())
     }
 
     fn learn(

@@ -11,8 +11,7 @@ use crate::simd::{Simd, Vectorized};
 /// Values of the matrix's rows that are gone through at a time: while they are at work the next ones are asked for.
 const DEPTH: usize = 8 * LINE;
 
-/// Whether turning the left operand costs less than turning the right one: it does not for one row or two, nor for a
-/// matrix that is as small.
+/// Whether this way is the faster one: for few rows a vector is mostly empty, and a small matrix is soon turned.
 #[inline(always)]
 pub(super) fn is_worth(p: &Product) -> bool {
     let few = p.m <= FEW_ROWS && p.b.row_stride == 1;

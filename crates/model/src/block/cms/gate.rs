@@ -3,9 +3,7 @@
 use super::{Cms, CmsTape, Unit, UnitTape};
 use crate::config::{Surprise, SurpriseGate};
 use hecate_core::Scalar;
-
-/// Tokens over which the share of those learned from is a running mean.
-const HORIZON: f64 = 1024.0;
+use hecate_core::rules::SurpriseGated;
 
 /// What predictions say of each token of a slice; empty where nobody asks.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +32,7 @@ impl Cms {
     /// Per level, or per perceptron that levels share: the first of its levels, and the share of tokens that it has
     /// learned from of late.
     pub fn written<'a, F: Scalar>(&'a self, fast: &'a [F]) -> impl Iterator<Item = (usize, f64)> + 'a {
-        let share = |at: usize| fast[at].value() / fast[at + 1].value().max(f64::MIN_POSITIVE);
+        let share = |at: usize| SurpriseGated::share(&fast[at..at + 2]);
         self.units.iter().filter_map(move |unit| Some((unit.levels.start, share(unit.written?))))
     }
 }
@@ -64,7 +62,7 @@ impl Unit {
                 open += 1.0;
             }
         }
-        let (share, new) = (open / tokens as f64, tokens as f64 / HORIZON);
+        let (share, new) = (open / tokens as f64, tokens as f64 / SurpriseGated::HORIZON);
         // Beside it the same mean of ones, so that a young one is a mean too.
         for (at, value) in [(written, share), (written + 1, 1.0)] {
             let old = fast[at].value();
