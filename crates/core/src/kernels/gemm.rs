@@ -20,7 +20,7 @@ mod turned;
 use super::parallel::{Shared, for_each};
 use super::scratch;
 use crate::simd::{Isa, Simd, Vectorized};
-use tile::{Left, Operands, max_rows};
+use tile::{Ahead, Left, Operands, max_rows};
 
 pub(crate) use pack::right as pack_right;
 
@@ -37,9 +37,9 @@ const IN_PLACE: usize = 32_768;
 const NEAR: usize = 8192;
 /// Up to this many rows a large right operand is not worth packing.
 const FEW_ROWS: usize = 16;
-/// Rows of a large right operand that few rows of the left one go through side by side: fewer where the result stays in a
-/// first-level cache, so that less is asked for at a time.
-const STREAMED: [usize; 2] = [16, 32];
+/// Rows of a large right operand that few rows of the left one go through side by side: at first, and at most. A result is
+/// read and written once for each such part.
+const STREAMED: [usize; 2] = [16, 64];
 /// Values of a cache line.
 const LINE: usize = 16;
 /// Multiply-adds below which a product stays on one thread.
@@ -280,26 +280,18 @@ fn even_parts(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// Few rows and a large right operand: a few rows of it at a time, from end to end, so that memory is read in the order in
 /// which it lies. Strip by strip through all of its rows, every row would be on another page. While some rows are at work
-/// the next ones are asked for: what such a product waits for is memory.
+/// the next ones are asked for, also in order: what such a product waits for is memory. Nobody has asked for the first ones,
+/// so there are fewer of them.
 #[inline(always)]
 unsafe fn streamed<S: Simd>(s: S, p: Product, left: Left) {
-    let rows = STREAMED[usize::from(p.m * p.n > NEAR / 2)];
-    for l in (0..p.k).step_by(rows) {
+    let (mut l, mut rows) = (0, STREAMED[0]);
+    while l < p.k {
         let start = if l == 0 { p.start } else { Start::Current };
         let part = Product { k: rows.min(p.k - l), a: p.a.at(0, l), b: p.b.at(l, 0), start, ..p };
-        let next = (p.k - l - part.k).min(rows);
+        l += part.k;
+        rows = (2 * rows).min(STREAMED[1]);
         // SAFETY: the part lies inside the product.
-        unsafe { in_place(s, part, left, next) };
-    }
-}
-
-/// Asks for the cache lines of `rows` rows of `columns` values.
-#[inline(always)]
-fn ask_for<S: Simd>(s: S, b: View, rows: usize, columns: usize) {
-    for r in 0..rows {
-        for c in (0..columns).step_by(LINE) {
-            s.prefetch(b.at(r, c).data);
-        }
+        unsafe { in_place(s, part, left, rows.min(p.k - l)) };
     }
 }
 
@@ -319,14 +311,14 @@ unsafe fn in_place<S: Simd>(s: S, p: Product, left: Left, next: usize) {
             vectors /= 2;
         }
         let width = vectors * S::LANES;
-        ask_for(s, p.b.at(p.k, j), next, width);
+        let ahead = Ahead::run(p.b.at(p.k, 0).data, p.n, p.b.row_stride, j * next, width * next);
         // SAFETY: the strip holds the columns from j on that exist, and the scratch one panel of them.
         unsafe {
             if turned || p.n - j < width {
                 pack::right(s, p.b.at(0, j), p.k, width.min(p.n - j), width, panel.as_mut_ptr());
-                strip(s, p, left, vectors, j, panel.as_ptr(), width);
+                strip(s, p, left, vectors, j, (panel.as_ptr(), width), ahead);
             } else {
-                strip(s, p, left, vectors, j, p.b.at(0, j).data, p.b.row_stride);
+                strip(s, p, left, vectors, j, (p.b.at(0, j).data, p.b.row_stride), ahead);
             }
         }
         j += width;
@@ -335,7 +327,15 @@ unsafe fn in_place<S: Simd>(s: S, p: Product, left: Left, next: usize) {
 
 /// All rows of the columns from `j` on, `vectors` vectors wide.
 #[inline(always)]
-unsafe fn strip<S: Simd>(s: S, p: Product, left: Left, vectors: usize, j: usize, b: *const f32, b_stride: usize) {
+unsafe fn strip<S: Simd>(
+    s: S,
+    p: Product,
+    left: Left,
+    vectors: usize,
+    j: usize,
+    (b, b_stride): (*const f32, usize),
+    ahead: Ahead,
+) {
     for (i, rows) in even_parts(p.m, max_rows::<S>(vectors, left)) {
         let operands = Operands {
             depth: p.k,
@@ -347,6 +347,7 @@ unsafe fn strip<S: Simd>(s: S, p: Product, left: Left, vectors: usize, j: usize,
             c_stride: p.c_stride,
             columns: (vectors * S::LANES).min(p.n - j),
             fresh: p.start == Start::Zero,
+            ahead: if i == 0 { ahead } else { Ahead::NOTHING },
         };
         // SAFETY: rows i .. i + rows and the strip's columns exist.
         unsafe { tile::run(s, rows, vectors, left, operands) };
@@ -408,6 +409,7 @@ unsafe fn packed<S: Simd>(s: S, p: Product, a: &mut [f32], b: &[f32]) {
                     c_stride: p.c_stride,
                     columns,
                     fresh: p.start == Start::Zero,
+                    ahead: Ahead::NOTHING,
                 };
                 tile::run(s, rows, vectors, Left::ByColumn, operands);
             }

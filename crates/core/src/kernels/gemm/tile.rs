@@ -1,5 +1,6 @@
 //! The innermost product: a tile of results that lives in registers.
 
+use super::LINE;
 use crate::simd::{Simd, Vectorized};
 
 /// How a tile reads its left operand.
@@ -9,6 +10,27 @@ pub(super) enum Left {
     ByRow,
     /// Column `p` at `a + p * stride`, its values one after the other: packed, or a transposed matrix.
     ByColumn,
+}
+
+/// Cache lines that will be needed soon. A tile asks for them one after the other while it is at work: all at once they
+/// would keep its own loads waiting.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub at: *const f32,
+    pub lines: usize,
+}
+
+impl Ahead {
+    /// None.
+    pub const NOTHING: Self = Self { at: std::ptr::null(), lines: 0 };
+
+    /// `count` values from value `first` on, of a matrix whose rows of `columns` values lie `stride` apart: as many of them
+    /// as are one run of memory.
+    pub fn run(matrix: *const f32, columns: usize, stride: usize, first: usize, count: usize) -> Self {
+        let (row, column) = (first / columns, first % columns);
+        let count = if stride == columns { count } else { count.min(columns - column) };
+        Self { at: matrix.wrapping_add(row * stride + column), lines: count.div_ceil(LINE) }
+    }
 }
 
 /// Operands of one tile: `c = a b` or `c += a b`, with `a [rows, depth]`, `b [depth, columns]`.
@@ -26,6 +48,8 @@ pub(super) struct Operands {
     pub columns: usize,
     /// Start from zero instead of from `c`.
     pub fresh: bool,
+    /// Asked for by tiles by row that are large enough to hide it.
+    pub ahead: Ahead,
 }
 
 /// Most rows of a tile that is `vectors` vectors wide: the results, one row of the right operand and one
@@ -92,7 +116,14 @@ impl<const R: usize, const V: usize, const BY_ROW: bool> Vectorized for Tile<R, 
                 *row = o.a.wrapping_add(r * if BY_ROW { o.a_stride } else { 1 });
             }
             let (mut b, mut column) = (o.b, o.a);
+            // Lines that are asked for at every step.
+            let each = if V == 1 { 1 } else { 2 * V };
             for p in 0..o.depth {
+                if const { BY_ROW && R * V >= 8 } && p * each < o.ahead.lines {
+                    for line in p * each..(p + 1) * each {
+                        s.prefetch(o.ahead.at.wrapping_add(line * LINE));
+                    }
+                }
                 let mut x = [s.splat(0.0); V];
                 for (v, x) in x.iter_mut().enumerate() {
                     *x = s.load(b.add(v * S::LANES));

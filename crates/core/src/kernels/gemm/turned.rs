@@ -4,8 +4,8 @@
 //! column of the *left* operand, so that the matrix is read where it is, value by value, and the result comes out
 //! transposed: a small block of it at a time is put where it belongs.
 
-use super::tile::{self, Left, Operands, max_rows};
-use super::{FEW_ROWS, LINE, NEAR, Product, Start, View, ask_for, even_parts, pack, scratch};
+use super::tile::{self, Ahead, Left, Operands, max_rows};
+use super::{FEW_ROWS, LINE, NEAR, Product, Start, View, even_parts, pack, scratch};
 use crate::simd::{Simd, Vectorized};
 
 /// Values of the matrix's rows that are gone through at a time: while they are at work the next ones are asked for.
@@ -56,8 +56,8 @@ unsafe fn fill<S: Simd>(s: S, p: Product, left: &[f32], block: &mut [f32], vecto
     let width = vectors * S::LANES;
     for l in (0..p.k).step_by(DEPTH) {
         let depth = DEPTH.min(p.k - l);
-        let ahead = View { data: p.b.at(l, p.n).data, row_stride: p.b.col_stride, col_stride: 1 };
-        ask_for(s, ahead, following, depth);
+        let next = p.b.at(0, p.n).data;
+        let ahead = Ahead::run(next, p.k, p.b.col_stride, l * following, depth * following);
         for (i, rows) in even_parts(p.n, max_rows::<S>(vectors, Left::ByRow)) {
             let operands = Operands {
                 depth,
@@ -69,6 +69,7 @@ unsafe fn fill<S: Simd>(s: S, p: Product, left: &[f32], block: &mut [f32], vecto
                 c_stride: width,
                 columns: width,
                 fresh: l == 0 && p.start == Start::Zero,
+                ahead,
             };
             // SAFETY: the columns exist, and `left` and `block` are as long as they have to be.
             unsafe { tile::run(s, rows, vectors, Left::ByRow, operands) };
