@@ -95,7 +95,30 @@ impl<'a> Work<'a> {
         room(Self::lens(s, count, coefficients))
     }
 
+    /// The same for the transpose of reads that see nothing but the weights that they are given: of the gradients only
+    /// those of their inputs are then of use, and nothing has to be cleared.
+    pub fn alone(s: &Shape, count: usize, buffer: &'a mut [f32]) -> Self {
+        Self::cut(s, count, 0, buffer)
+    }
+
+    /// With all gradients that are added into at zero.
     pub fn new(s: &Shape, count: usize, coefficients: usize, buffer: &'a mut [f32]) -> Self {
+        let mut work = Self::cut(s, count, coefficients, buffer);
+        work.clear();
+        work
+    }
+
+    fn clear(&mut self) {
+        let Coefficients { s, r, a, m, n, .. } = &mut self.c;
+        for zeroed in [&mut *self.h, self.back, self.g, s, r, a, m, n, self.wz, self.ws] {
+            zeroed.fill(0.0);
+        }
+        for zeroed in [&mut *self.keys, self.values, self.thresholds, self.coefficients, self.held, self.roots] {
+            zeroed.fill(0.0);
+        }
+    }
+
+    fn cut(s: &Shape, count: usize, coefficients: usize, buffer: &'a mut [f32]) -> Self {
         let lens = Self::lens(s, count, coefficients);
         let [
             h,
@@ -123,13 +146,6 @@ impl<'a> Work<'a> {
             roots,
         ] = cut(buffer, lens);
         let all = s.all(count);
-        for zeroed in [&mut *h, &mut *back, &mut *g, &mut *cs, &mut *cr, &mut *a, &mut *m, &mut *n, &mut *wz, &mut *ws]
-        {
-            zeroed.fill(0.0);
-        }
-        for zeroed in [&mut *keys, &mut *values, &mut *thresholds, &mut *own, &mut *held, &mut *roots] {
-            zeroed.fill(0.0);
-        }
         let c = Coefficients { all, b: &mut [], s: cs, r: cr, a, m, n };
         Self {
             h,
@@ -376,9 +392,18 @@ impl Engine<'_> {
         let (s, isa, n, at) = (self.shape, self.isa, f.count, &self.shape.plan.at);
         let momentum = s.kind.momentum && s.kind.steps && !self.alone;
         let pulled = s.pull == Pull::Start && !self.alone;
-        for i in s.at_level(level) {
+        for (at_level, i) in s.at_level(level).enumerate() {
             let l = &s.layers[i];
             let (g, dz) = (&f.g[s.input(level, n)], &d.zq[s.result(i, n)]);
+            if self.alone {
+                let dg = &mut d.g[s.input(level, n)];
+                let start = if at_level == 0 { Start::Zero } else { Start::Current };
+                apply_back(isa, l, &state[base.clone()][l.at.clone()], dz, dg, start);
+                if !dstate.is_empty() {
+                    add_outer(isa, l, dz, g, &mut dstate[base.start + l.at.start..base.start + l.at.end]);
+                }
+                continue;
+            }
             let from = if pulled { &d.ahead[l.at.clone()] } else { &state[base.clone()][l.at.clone()] };
             let sources = [
                 Some((from, base, &*f.wz, &mut *d.wz)),

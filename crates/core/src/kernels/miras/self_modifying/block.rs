@@ -16,6 +16,8 @@ use std::rc::Rc;
 
 /// One memory: where it lies, its shape, and what each of its layers erases.
 pub(super) struct Net {
+    /// Among the memories.
+    pub index: usize,
     pub place: Place,
     pub shape: Rc<Shape>,
     pub erases: Vec<Erase>,
@@ -62,7 +64,7 @@ impl Known {
 
     fn new(rule: &SelfModifying, d: Dims) -> Self {
         let plan = Plan::new(rule, d);
-        let net = |place: &Place| {
+        let net = |(index, place): (usize, &Place)| {
             let net = plan.net(place);
             let shape = Shape::of(net.rule(), net.dims());
             let last = shape.layers.len() - 1;
@@ -71,9 +73,9 @@ impl Known {
                 true if i == last => Erase::Input,
                 true => Erase::Unit,
             };
-            Net { place: place.clone(), erases: (0..=last).map(erase).collect(), shape }
+            Net { index, place: place.clone(), erases: (0..=last).map(erase).collect(), shape }
         };
-        let nets: Vec<Net> = plan.memories.iter().map(net).collect();
+        let nets: Vec<Net> = plan.memories.iter().enumerate().map(net).collect();
         let widest = nets.iter().map(|n| n.shape.widest).max().unwrap_or(0);
         let biases = [rule.rate_bias(), rule.retain_bias].map(|b| b as f32);
         let [rate_bias, retain_bias] = biases;
@@ -84,9 +86,9 @@ impl Known {
         self.nets.iter().find(|n| n.place.role == role).expect("every role that is asked for has a memory")
     }
 
-    /// Values that the frame of any memory needs.
-    pub fn frame(&self, count: usize) -> usize {
-        self.nets.iter().map(|n| Frame::len(&n.shape, count)).max().unwrap_or(0)
+    /// The most that one of the memories needs.
+    fn most(&self, of: impl Fn(&Net) -> usize) -> usize {
+        self.nets.iter().map(of).max().unwrap_or(0)
     }
 }
 
@@ -100,7 +102,7 @@ pub(super) struct Block<'a> {
     pub q: Option<&'a [f32]>,
 }
 
-/// Buffers of a block.
+/// What a block's tokens are made into, and how its memories learn from them.
 pub(super) struct Space<'a> {
     /// Keys and queries before and at unit length, with what they were multiplied with; values; `[count, d]`.
     pub raw: &'a mut [f32],
@@ -113,34 +115,76 @@ pub(super) struct Space<'a> {
     /// Shares of the ranges of gates, `[count]`.
     pub r: &'a mut [f32],
     pub s: &'a mut [f32],
-    /// What one memory answers to the values, and its targets.
+    pub parts: Parts<'a>,
+}
+
+/// Buffers of the memories: for each of them where the way back needs them, else one for whichever is at work.
+pub(super) struct Parts<'a> {
+    buffer: &'a mut [f32],
+    lens: [usize; PART],
+    kept: bool,
+}
+
+/// Buffers of one memory over a block.
+pub(super) struct Part<'a> {
+    /// What its anchor makes of the block's own rows, and of values: of each a frame.
+    pub asked: &'a mut [f32],
+    pub asked_values: &'a mut [f32],
+    /// Its answers to the values, and its targets.
     pub answer: &'a mut [f32],
     pub target: &'a mut [f32],
     /// Its gates, and products of its decays.
     pub rate: &'a mut [f32],
     pub retain: &'a mut [f32],
     pub a: &'a mut [f32],
-    /// A frame for answers, one for gradients, and the steps of a tensor.
-    pub asked: &'a mut [f32],
+    /// The frame of its gradients, and the steps of its tensors.
     pub frame: &'a mut [f32],
     pub steps: &'a mut [f32],
 }
 
+/// Pieces of [`Part`].
+const PART: usize = 9;
+
 impl<'a> Space<'a> {
-    fn lens(k: &Known, n: usize) -> [usize; 17] {
-        let (row, frame) = (n * k.d.dk, k.frame(n));
-        let steps = Steps::len(n, k.widest);
-        [row, row, n, row, row, n, row, n, n, row, row, n, n, (n + 1) * (n + 1), frame, frame, steps]
+    fn lens(k: &Known, n: usize, kept: bool) -> [usize; 10] {
+        let (row, parts) = (n * k.d.dk, if kept { k.nets.len() } else { 1 });
+        [row, row, n, row, row, n, row, n, n, parts * room(Part::lens(k, n))]
     }
-    /// Values of its buffer.
-    pub fn len(k: &Known, n: usize) -> usize {
-        room(Self::lens(k, n))
+    /// Values of its buffer, with every memory's part `kept` or not.
+    pub fn len(k: &Known, n: usize, kept: bool) -> usize {
+        room(Self::lens(k, n, kept))
     }
-    pub fn new(known: &Known, n: usize, buffer: &'a mut [f32]) -> Self {
-        let [raw, k, by, raw_q, q, by_q, v, r, s, answer, target, rate, retain, a, asked, frame, steps] =
-            cut(buffer, Self::lens(known, n));
-        Self { raw, k, by, raw_q, q, by_q, v, r, s, answer, target, rate, retain, a, asked, frame, steps }
+    pub fn new(known: &Known, n: usize, kept: bool, buffer: &'a mut [f32]) -> Self {
+        let [raw, k, by, raw_q, q, by_q, v, r, s, buffer] = cut(buffer, Self::lens(known, n, kept));
+        let parts = Parts { buffer, lens: Part::lens(known, n), kept };
+        Self { raw, k, by, raw_q, q, by_q, v, r, s, parts }
     }
+}
+
+impl Parts<'_> {
+    /// The part of a memory.
+    pub fn of(&mut self, net: &Net) -> Part<'_> {
+        let first = if self.kept { net.index * room(self.lens) } else { 0 };
+        let [asked, asked_values, answer, target, rate, retain, a, frame, steps] =
+            cut(&mut self.buffer[first..], self.lens);
+        let n = rate.len() * net.width();
+        let (answer, target) = (&mut answer[..n], &mut target[..n]);
+        Part { asked, asked_values, answer, target, rate, retain, a, frame, steps }
+    }
+}
+
+impl Part<'_> {
+    fn lens(k: &Known, n: usize) -> [usize; PART] {
+        let (row, frame) = (n * k.d.dk, k.most(|net| Frame::len(&net.shape, n)));
+        let steps = k.most(|net| net.shape.layers.len() * Steps::len(n, k.widest));
+        [frame, frame, row, row, n, n, (n + 1) * (n + 1), frame, steps]
+    }
+}
+
+/// The steps of tensor `i`, whose widest row has `widest` values.
+pub(super) fn steps_of(i: usize, n: usize, widest: usize, all: &mut [f32]) -> Steps<'_> {
+    let len = Steps::len(n, widest);
+    Steps::new(n, widest, &mut all[i * len..(i + 1) * len])
 }
 
 /// A rule on a machine.
@@ -181,7 +225,8 @@ impl<'a> Pass<'a> {
         match x.q {
             Some(q) => w.q.copy_from_slice(q),
             None => {
-                self.ask(self.known.net(Role::Query), x.x, state, w.asked, w.raw_q);
+                let net = self.known.net(Role::Query);
+                self.ask(net, x.x, state, w.parts.of(net).asked, w.raw_q);
                 point::unit(self.isa, self.known.d.dk, w.raw_q, w.q, w.by_q);
             }
         }
@@ -190,11 +235,12 @@ impl<'a> Pass<'a> {
     /// Keys, values, shares of gates and queries of a block.
     pub fn make(&self, x: &Block<'_>, state: &[f32], w: &mut Space<'_>) {
         let k = self.known;
-        self.ask(k.net(Role::Key), x.x, state, w.asked, w.raw);
+        let roles = [Role::Key, Role::Value, Role::Rate, Role::Retain];
+        for (role, to) in roles.into_iter().zip([&mut *w.raw, &mut *w.v, &mut *w.r, &mut *w.s]) {
+            let net = k.net(role);
+            self.ask(net, x.x, state, w.parts.of(net).asked, to);
+        }
         point::unit(self.isa, k.d.dk, w.raw, w.k, w.by);
-        self.ask(k.net(Role::Value), x.x, state, w.asked, w.v);
-        self.ask(k.net(Role::Rate), x.x, state, w.asked, w.r);
-        self.ask(k.net(Role::Retain), x.x, state, w.asked, w.s);
         w.r.iter_mut().for_each(|r| *r = (*r + k.rate_bias).sigmoid());
         w.s.iter_mut().for_each(|s| *s = (*s + k.retain_bias).sigmoid());
         self.queries(x, state, w);
@@ -202,45 +248,52 @@ impl<'a> Pass<'a> {
 
     /// The reads of a block whose queries are made.
     pub fn read(&self, state: &[f32], w: &mut Space<'_>, y: &mut [f32]) {
-        self.ask(self.known.net(Role::Memory), w.q, state, w.asked, y);
+        let net = self.known.net(Role::Memory);
+        self.ask(net, w.q, state, w.parts.of(net).asked, y);
     }
 
-    /// Gates and decays of one memory.
-    pub fn gates(&self, net: &Net, w: &mut Space<'_>) {
+    /// The same where nobody wants the reads themselves, but what they are made of.
+    pub fn look(&self, state: &[f32], w: &mut Space<'_>) {
+        let net = self.known.net(Role::Memory);
+        let part = w.parts.of(net);
+        self.ask(net, w.q, state, part.asked, part.answer);
+    }
+
+    /// Gates and decays of one memory, from the shares of their ranges.
+    fn gates(&self, net: &Net, [r, s]: [&[f32]; 2], part: &mut Part<'_>) {
         let (least, most) = (net.place.least as f32, net.place.most as f32);
         let kept = 1.0 - net.place.least;
-        for (retain, &s) in w.retain.iter_mut().zip(&*w.s) {
+        for (retain, &s) in part.retain.iter_mut().zip(s) {
             *retain = least + kept as f32 * s;
         }
-        for ((rate, &r), &retain) in w.rate.iter_mut().zip(&*w.r).zip(&*w.retain) {
+        for ((rate, &r), &retain) in part.rate.iter_mut().zip(r).zip(&*part.retain) {
             *rate = most * r * if self.known.linear { 0.5 * (1.0 + retain) } else { 1.0 };
         }
-        decays(w.retain, w.a);
+        decays(part.retain, part.a);
     }
 
-    /// The targets of one memory, and its gradients at the anchor, which stay in the frame.
-    pub fn learn<'f>(&self, net: &'f Net, state: &[f32], w: &'f mut Space<'_>) -> Learning<'f> {
-        let count = w.rate.len();
-        let n = count * net.width();
-        self.ask(net, w.v, state, w.asked, &mut w.answer[..n]);
+    /// What a memory is to learn from a block that is made, from `state` before it: targets, gradients at the anchor, steps.
+    /// They stay in its part.
+    fn learn(&self, net: &Net, state: &[f32], w: &mut Space<'_>) {
+        let (shape, mut part) = (&net.shape, w.parts.of(net));
+        let count = part.rate.len();
+        self.ask(net, w.v, state, part.asked_values, part.answer);
         if self.known.rule.targets == Targets::Soft {
-            point::soft(self.isa, net.width(), &w.answer[..n], &mut w.target[..n]);
+            point::soft(self.isa, net.width(), part.answer, part.target);
         } else {
-            w.target[..n].copy_from_slice(&w.answer[..n]);
+            part.target.copy_from_slice(part.answer);
         }
-        self.gates(net, w);
-        let mut frame = Frame::new(&net.shape, count, w.frame);
-        frame.keys.copy_from_slice(w.k);
-        frame.values.copy_from_slice(&w.target[..n]);
-        frame.thresholds.fill(0.0);
-        self.engine(net).gradients(&asking(count, &[]), &state[net.place.anchor.clone()], &mut frame);
-        Learning {
-            frame,
-            steps: Steps::new(count, self.known.widest, w.steps),
-            answer: &w.answer[..n],
-            rate: w.rate,
-            a: w.a,
-            retain: w.retain,
+        self.gates(net, [w.r, w.s], &mut part);
+        let mut f = Frame::new(shape, count, part.frame);
+        f.keys.copy_from_slice(w.k);
+        f.values.copy_from_slice(part.target);
+        f.thresholds.fill(0.0);
+        self.engine(net).gradients(&asking(count, &[]), &state[net.place.anchor.clone()], &mut f);
+        for (i, layer) in shape.layers.iter().enumerate() {
+            let (h, b) = (&f.h[shape.input(layer.level, count)], &f.back[shape.result(i, count)]);
+            let tensor = self.tensor(net, i, part.rate, part.a);
+            let own = &state[net.place.own.clone()][layer.at.clone()];
+            tensor.steps(own, h, b, &mut steps_of(i, count, self.known.widest, part.steps));
         }
     }
 
@@ -249,30 +302,41 @@ impl<'a> Pass<'a> {
         Tensor { isa: self.isa, rows: self.rows, layer: &net.shape.layers[i], erase: net.erases[i], rate, a }
     }
 
+    /// What all memories are to learn from a block that is made.
+    pub fn learn_all(&self, state: &[f32], w: &mut Space<'_>) {
+        self.known.nets.iter().for_each(|net| self.learn(net, state, w));
+    }
+
+    /// What a memory has learned, into its weights.
+    fn step(&self, net: &Net, x: &Block<'_>, state: &mut [f32], w: &mut Space<'_>) {
+        let (own, part) = (net.place.own.clone(), w.parts.of(net));
+        for (i, layer) in net.shape.layers.iter().enumerate() {
+            let mut steps = steps_of(i, x.count, self.known.widest, part.steps);
+            let tensor = self.tensor(net, i, part.rate, part.a);
+            tensor.advance(&mut state[own.clone()][layer.at.clone()], &mut steps);
+        }
+        if net.place.settles(x.pos + x.count as u64 - 1) {
+            state.copy_within(own, net.place.anchor.start);
+        }
+    }
+
     /// The write of a block that is made.
     pub fn write(&self, x: &Block<'_>, state: &mut [f32], w: &mut Space<'_>) {
         for net in &self.known.nets {
-            let (shape, own) = (&net.shape, net.place.own.clone());
-            let mut learned = self.learn(net, state, w);
-            for (i, layer) in shape.layers.iter().enumerate() {
-                let tensor = self.tensor(net, i, learned.rate, learned.a);
-                let f = &learned.frame;
-                let (h, b) = (&f.h[shape.input(layer.level, x.count)], &f.back[shape.result(i, x.count)]);
-                tensor.advance(h, b, &mut state[own.clone()][layer.at.clone()], &mut learned.steps);
-            }
-            if net.place.settles(x.pos + x.count as u64 - 1) {
-                state.copy_within(own, net.place.anchor.start);
-            }
+            self.learn(net, state, w);
+            self.step(net, x, state, w);
         }
     }
-}
 
-/// One memory's part of a block.
-pub(super) struct Learning<'a> {
-    pub frame: Frame<'a>,
-    pub steps: Steps<'a>,
-    pub answer: &'a [f32],
-    pub rate: &'a [f32],
-    pub retain: &'a [f32],
-    pub a: &'a [f32],
+    /// The state behind a block from which all memories have learned, out of that before it.
+    pub fn step_all(&self, x: &Block<'_>, before: &[f32], state: &mut [f32], w: &mut Space<'_>) {
+        for net in &self.known.nets {
+            let Place { own, anchor, .. } = &net.place;
+            state[own.clone()].copy_from_slice(&before[own.clone()]);
+            if !net.place.settles(x.pos + x.count as u64 - 1) {
+                state[anchor.clone()].copy_from_slice(&before[anchor.clone()]);
+            }
+            self.step(net, x, state, w);
+        }
+    }
 }

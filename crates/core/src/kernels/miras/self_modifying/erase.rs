@@ -41,22 +41,22 @@ pub(super) enum Erase {
 /// Products of decays, `[n + 1, n + 1]`: `A_ts` for `s <= t`.
 pub(super) fn decays(retain: &[f32], a: &mut [f32]) {
     let side = retain.len() + 1;
-    for t in 0..side {
-        for s in 0..t {
-            a[t * side + s] = retain[t - 1] * a[(t - 1) * side + s];
-        }
-        a[t * side + t] = 1.0;
+    a[0] = 1.0;
+    for (t, retain) in retain.iter().enumerate() {
+        let (before, row) = a[t * side..(t + 2) * side].split_at_mut(side);
+        row.iter_mut().zip(&before[..=t]).for_each(|(a, before)| *a = retain * before);
+        row[t + 1] = 1.0;
     }
 }
 
 /// Transpose of [`decays`]; adds into `dretain`, and `da` is lost.
 pub(super) fn decays_backward(retain: &[f32], a: &[f32], da: &mut [f32], dretain: &mut [f32]) {
     let side = retain.len() + 1;
-    for t in (1..side).rev() {
-        for s in 0..t {
-            let d = da[t * side + s];
-            dretain[t - 1] += d * a[(t - 1) * side + s];
-            da[(t - 1) * side + s] += retain[t - 1] * d;
+    for (t, (retain, dretain)) in retain.iter().zip(dretain).enumerate().rev() {
+        let (before, row) = da[t * side..(t + 2) * side].split_at_mut(side);
+        for ((d, before), a) in row[..=t].iter().zip(before).zip(&a[t * side..]) {
+            *dretain += d * a;
+            *before += retain * d;
         }
     }
 }
@@ -144,7 +144,7 @@ impl Tensor<'_> {
     }
 
     /// The steps of a block from `w` before it: `h [n, columns]`, `b [n, rows]`.
-    fn steps(&self, w: &[f32], h: &[f32], b: &[f32], f: &mut Steps<'_>) {
+    pub fn steps(&self, w: &[f32], h: &[f32], b: &[f32], f: &mut Steps<'_>) {
         let (l, isa, n) = (self.layer, self.isa, self.n());
         let (inputs, results) = (n * l.columns, n * l.rows);
         let z = &mut f.z[..inputs];
@@ -165,18 +165,16 @@ impl Tensor<'_> {
         if n > 1 {
             among(isa, l.columns, z, z, f.gram, Start::Zero);
         }
-        for t in 0..n {
-            for s in 0..t {
-                f.m[t * n + s] = self.kept(t, s + 1) * f.gram[t * n + s];
-            }
+        for (t, (m, gram)) in f.m.chunks_exact_mut(n).zip(f.gram.chunks_exact(n)).enumerate() {
+            let kept = &self.a[t * (n + 1) + 1..];
+            m[..t].iter_mut().zip(kept).zip(gram).for_each(|((m, kept), gram)| *m = kept * gram);
         }
         point::solve(isa, l.rows, f.m, self.rate, f.length, b, &mut f.p[..results], &mut f.c[..results]);
     }
 
-    /// `w` from before a block to behind it.
-    pub fn advance(&self, h: &[f32], b: &[f32], w: &mut [f32], f: &mut Steps<'_>) {
+    /// `w` from before a block to behind its steps.
+    pub fn advance(&self, w: &mut [f32], f: &mut Steps<'_>) {
         let (l, n) = (self.layer, self.n());
-        self.steps(w, h, b, f);
         self.tails(f.by);
         let space = &mut f.space[..n * l.rows];
         rows::scale_rows(self.isa, l.rows, f.by, &f.c[..n * l.rows], space);
@@ -184,8 +182,8 @@ impl Tensor<'_> {
         add_outer(self.isa, l, space, &f.z[..n * l.columns], w);
     }
 
-    /// Transpose of [`Tensor::advance`] from `w` before the block; `dw` in place. Adds into `dh`, `db`, `drate` and the
-    /// gradient `da` of the decays.
+    /// Transpose of [`Tensor::steps`] from `w` before the block and of [`Tensor::advance`]; `dw` in place. Adds into `dh`,
+    /// `db`, `drate` and the gradient `da` of the decays.
     pub fn advance_backward(
         &self,
         h: &[f32],
@@ -199,7 +197,6 @@ impl Tensor<'_> {
     ) {
         let (l, isa, n) = (self.layer, self.isa, self.n());
         let (inputs, results, side) = (n * l.columns, n * l.rows, n + 1);
-        self.steps(w, h, b, f);
         let (z, c, space) = (&f.z[..inputs], &f.c[..results], &mut f.space[..n * l.rows]);
         let (dz, dc) = (&mut d.z[..inputs], &mut d.c[..results]);
 
@@ -269,13 +266,13 @@ impl Tensor<'_> {
             return;
         }
         among(isa, l.rows, dp, &f.c[..results], d.m, Start::Zero);
-        for t in 0..n {
-            for s in 0..t {
-                let dm = d.m[t * n + s];
-                da[t * side + s + 1] += dm * f.gram[t * n + s];
-                d.m[t * n + s] = dm * self.kept(t, s + 1);
+        for (t, (dm, gram)) in d.m.chunks_exact_mut(n).zip(f.gram.chunks_exact(n)).enumerate() {
+            let (kept, dkept) = (&self.a[t * side + 1..], &mut da[t * side + 1..]);
+            for (((dm, gram), kept), dkept) in dm[..t].iter_mut().zip(gram).zip(kept).zip(dkept) {
+                *dkept += *dm * gram;
+                *dm *= kept;
             }
-            d.m[t * n + t..(t + 1) * n].fill(0.0);
+            dm[t..].fill(0.0);
         }
         add_mixed(isa, l.columns, d.m, z, dz);
         add_mixed_back(isa, l.columns, d.m, z, dz);

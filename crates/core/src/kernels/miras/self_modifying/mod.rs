@@ -80,13 +80,13 @@ fn forward<const MOST: usize>(
 ) {
     let (known, isa) = (Known::of(rule, d), scratch.isa());
     let most = MOST.min(seq.tokens);
-    let [space] = scratch.take([Space::len(&known, most)]);
+    let [space] = scratch.take([Space::len(&known, most, false)]);
     let pass = if MOST == 1 { Pass::canonical(&known, isa) } else { Pass::fast(&known, isa) };
     for (first, count) in blocks(rule, seq.pos, seq.tokens, MOST) {
         if let (Some(saved), 0) = (&mut saved, first % CHECKPOINT_TOKENS) {
             saved[first / CHECKPOINT_TOKENS * state.len()..][..state.len()].copy_from_slice(state);
         }
-        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
+        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, false, space));
         pass.make(&block, state, &mut space);
         pass.read(state, &mut space, &mut y[first * d.dv..(first + count) * d.dv]);
         pass.write(&block, state, &mut space);
@@ -96,43 +96,44 @@ fn forward<const MOST: usize>(
 /// See [`Kernel::read`].
 fn read(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, state: &[f32], y: &mut [f32], scratch: &mut Scratch) {
     let (known, isa) = (Known::of(rule, d), scratch.isa());
-    let [space] = scratch.take([Space::len(&known, 1)]);
+    let [space] = scratch.take([Space::len(&known, 1, false)]);
     let pass = Pass::canonical(&known, isa);
     for (t, y) in y.chunks_exact_mut(d.dv).enumerate() {
-        let (block, mut space) = (part(seq, t, 1), Space::new(&known, 1, space));
+        let (block, mut space) = (part(seq, t, 1), Space::new(&known, 1, false, space));
         pass.queries(&block, state, &mut space);
         pass.read(state, &mut space, y);
     }
 }
 
-/// See [`Kernel::backward`]. The state before every block is recomputed from the start.
+/// See [`Kernel::backward`]. Everything that the blocks are made of is computed again from the start, once, and kept: the
+/// caller sees to it that they are few.
 fn backward(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<'_>, scratch: &mut Scratch) {
     let Cotangents { start, dy, dinputs, dstate } = ct;
     let (known, isa, len) = (Known::of(rule, d), scratch.isa(), start.len());
     let list: Vec<(usize, usize)> = blocks(rule, seq.pos, seq.tokens, MOST_TOKENS).collect();
     let most = list.iter().map(|b| b.1).max().unwrap_or(0);
-    let lens = [Space::len(&known, most), transpose::Space::len(&known, most), list.len() * len];
-    let [space, back, states] = scratch.take(lens);
+    let room = Space::len(&known, most, true);
+    let [spaces, back, states] =
+        scratch.take([list.len() * room, transpose::Space::len(&known, most), list.len() * len]);
     let pass = Pass::fast(&known, isa);
-    for (i, &(first, count)) in list.iter().enumerate() {
-        if i == 0 {
-            states[..len].copy_from_slice(start);
-        }
+    states[..start.len()].copy_from_slice(start);
+    for (i, (&(first, count), space)) in list.iter().zip(spaces.chunks_exact_mut(room)).enumerate() {
+        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, true, space));
+        let (before, behind) = states[i * len..].split_at_mut(len);
+        pass.make(&block, before, &mut space);
+        pass.look(before, &mut space);
+        pass.learn_all(before, &mut space);
         if i + 1 < list.len() {
-            states.copy_within(i * len..(i + 1) * len, (i + 1) * len);
-            let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
-            let state = &mut states[(i + 1) * len..][..len];
-            pass.make(&block, state, &mut space);
-            pass.write(&block, state, &mut space);
+            pass.step_all(&block, before, &mut behind[..len], &mut space);
         }
     }
-    for (&(first, count), state) in list.iter().zip(states.chunks_exact(len.max(1))).rev() {
+    for (i, &(first, count)) in list.iter().enumerate().rev() {
         let mut dx = rows_mut(dinputs, seq.tokens, first, count);
-        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
+        let space = &mut spaces[i * room..(i + 1) * room];
+        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, true, space));
         let mut back = transpose::Space::new(&known, count, back);
-        pass.make(&block, state, &mut space);
         let dy = &dy[first * d.dv..(first + count) * d.dv];
-        pass.back(&block, state, &mut space, &mut back, dy, &mut dx, dstate);
+        pass.back(&block, &states[i * len..(i + 1) * len], &mut space, &mut back, dy, &mut dx, dstate);
     }
 }
 
@@ -142,15 +143,16 @@ fn column(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<
     let Cotangents { start, dy, dinputs, dstate } = ct;
     let (known, isa) = (Known::of(rule, d), scratch.isa());
     let most = MOST_TOKENS.min(seq.tokens);
-    let lens = [Space::len(&known, most), transpose::Space::len(&known, most), start.len()];
+    let lens = [Space::len(&known, most, true), transpose::Space::len(&known, most), start.len()];
     let [space, back, state] = scratch.take(lens);
     state.copy_from_slice(start);
     let pass = Pass::fast(&known, isa);
     for (first, count) in blocks(rule, seq.pos, seq.tokens, MOST_TOKENS) {
         let mut dx = rows_mut(dinputs, seq.tokens, first, count);
-        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, space));
+        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, true, space));
         let mut back = transpose::Space::new(&known, count, back);
         pass.queries(&block, state, &mut space);
+        pass.look(state, &mut space);
         let dy = &dy[first * d.dv..(first + count) * d.dv];
         pass.reads_back(&block, state, &mut space, &mut back, dy, &mut dx, dstate);
         if first + count < seq.tokens {

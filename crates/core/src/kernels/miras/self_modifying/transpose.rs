@@ -67,7 +67,7 @@ impl Pass<'_> {
             self.memory_back(x, net, state, w, d, dstate);
         }
         let memory = self.known.net(Role::Memory);
-        self.ask_back(memory, (w.q, state, w.asked), d.work, dy, d.q, dstate);
+        self.asked_back(memory, (w.q, state, w.parts.of(memory).asked), d.work, dy, d.q, dstate);
         if x.q.is_some() {
             pointwise::add_scaled(self.isa, 1.0, d.q, dx[1]);
         }
@@ -86,7 +86,8 @@ impl Pass<'_> {
         dstate: &mut [f32],
     ) {
         d.q.fill(0.0);
-        self.ask_back(self.known.net(Role::Memory), (w.q, state, w.asked), d.work, dy, d.q, dstate);
+        let memory = self.known.net(Role::Memory);
+        self.asked_back(memory, (w.q, state, w.parts.of(memory).asked), d.work, dy, d.q, dstate);
         if x.q.is_some() {
             pointwise::add_scaled(self.isa, 1.0, d.q, dx[1]);
         } else {
@@ -106,26 +107,12 @@ impl Pass<'_> {
     ) {
         d.raw.fill(0.0);
         point::unit_backward(self.isa, self.known.d.dk, w.raw_q, w.by_q, d.q, d.raw);
-        self.ask_back(self.known.net(Role::Query), (x.x, state, w.asked), d.work, d.raw, dx, dstate);
+        let net = self.known.net(Role::Query);
+        self.asked_back(net, (x.x, state, w.parts.of(net).asked), d.work, d.raw, dx, dstate);
     }
 
-    /// Transpose of [`Pass::ask`], which is run once more: adds into `drows` and, at the anchor, into `dstate`.
-    fn ask_back(
-        &self,
-        net: &Net,
-        (rows, state, frame): (&[f32], &[f32], &mut [f32]),
-        work: &mut [f32],
-        dy: &[f32],
-        drows: &mut [f32],
-        dstate: &mut [f32],
-    ) {
-        let count = rows.len() / net.shape.d.dk;
-        // The answers themselves are not needed, what they are made of is.
-        self.ask(net, rows, state, frame, Work::new(&net.shape, count, 0, work).space(count * net.width()));
-        self.asked_back(net, (rows, state, frame), work, dy, drows, dstate);
-    }
-
-    /// The same where the frame still holds what the answers are made of.
+    /// Transpose of [`Pass::ask`], whose frame still holds what the answers are made of: adds into `drows` and, at the anchor,
+    /// into `dstate`.
     fn asked_back(
         &self,
         net: &Net,
@@ -138,7 +125,7 @@ impl Pass<'_> {
         let count = rows.len() / net.shape.d.dk;
         let (engine, tokens, anchor) = (self.engine(net), asking(count, rows), net.place.anchor.clone());
         let mut f = Frame::new(&net.shape, count, frame);
-        let mut d = Work::new(&net.shape, count, 0, work);
+        let mut d = Work::alone(&net.shape, count, work);
         let mut dx: DInputs<'_> = [&mut [][..], &mut [], drows].into_iter().collect();
         engine.read_backward(&tokens, state, &anchor, &mut f, &mut d, dy, &mut dx, dstate);
     }
@@ -154,46 +141,46 @@ impl Pass<'_> {
         dstate: &mut [f32],
     ) {
         let (shape, own, anchor) = (&net.shape, net.place.own.clone(), net.place.anchor.clone());
-        let n = x.count * net.width();
-        {
-            let mut learned = self.learn(net, state, w);
-            let mut work = Work::new(shape, x.count, 0, d.work);
-            let mut steps = DSteps::new(x.count, self.known.widest, d.steps);
-            d.a.fill(0.0);
-            d.rate.fill(0.0);
-            d.retain.fill(0.0);
-            for (i, layer) in shape.layers.iter().enumerate() {
-                let tensor = self.tensor(net, i, learned.rate, learned.a);
-                let (input, result) = (shape.input(layer.level, x.count), shape.result(i, x.count));
-                let (h, b) = (&learned.frame.h[input.clone()], &learned.frame.back[result.clone()]);
-                let at = own.start + layer.at.start..own.start + layer.at.end;
-                let to = (&mut work.h[input], &mut work.back[result]);
-                let gates = (&mut *d.rate, &mut *d.a);
-                let dw = &mut dstate[at.clone()];
-                tensor.advance_backward(h, b, &state[at], &mut learned.steps, &mut steps, dw, to, gates);
-            }
-            decays_backward(learned.retain, learned.a, d.a, d.retain);
-            let (engine, tokens) = (self.engine(net), asking(x.count, &[]));
-            let danchor = &mut dstate[anchor.clone()];
-            engine.gradients_backward(&tokens, &state[anchor], &mut learned.frame, &mut work, danchor);
-            pointwise::add_scaled(self.isa, 1.0, work.keys, d.k);
-            d.answer[..n].copy_from_slice(work.values);
-            if self.known.rule.targets == Targets::Soft {
-                point::soft_backward(self.isa, net.width(), learned.answer, &mut d.answer[..n]);
-            }
+        let (count, part) = (x.count, w.parts.of(net));
+        let mut frame = Frame::new(shape, count, part.frame);
+        let mut work = Work::new(shape, count, 0, d.work);
+        let mut dsteps = DSteps::new(count, self.known.widest, d.steps);
+        d.a.fill(0.0);
+        d.rate.fill(0.0);
+        d.retain.fill(0.0);
+        for (i, layer) in shape.layers.iter().enumerate() {
+            let tensor = self.tensor(net, i, part.rate, part.a);
+            let mut steps = block::steps_of(i, count, self.known.widest, part.steps);
+            let (input, result) = (shape.input(layer.level, count), shape.result(i, count));
+            let (h, b) = (&frame.h[input.clone()], &frame.back[result.clone()]);
+            let at = own.start + layer.at.start..own.start + layer.at.end;
+            let to = (&mut work.h[input], &mut work.back[result]);
+            let gates = (&mut *d.rate, &mut *d.a);
+            let dw = &mut dstate[at.clone()];
+            tensor.advance_backward(h, b, &state[at], &mut steps, &mut dsteps, dw, to, gates);
         }
-        self.asked_back(net, (w.v, state, w.asked), d.work, &d.answer[..n], d.v, dstate);
-        self.gates_back(net, w, d);
+        decays_backward(part.retain, part.a, d.a, d.retain);
+        let (engine, tokens) = (self.engine(net), asking(count, &[]));
+        let danchor = &mut dstate[anchor.clone()];
+        engine.gradients_backward(&tokens, &state[anchor], &mut frame, &mut work, danchor);
+        pointwise::add_scaled(self.isa, 1.0, work.keys, d.k);
+        let danswer = &mut d.answer[..part.answer.len()];
+        danswer.copy_from_slice(work.values);
+        if self.known.rule.targets == Targets::Soft {
+            point::soft_backward(self.isa, net.width(), part.answer, danswer);
+        }
+        self.asked_back(net, (w.v, state, part.asked_values), d.work, danswer, d.v, dstate);
+        self.gates_back(net, w.r, part.retain, d);
     }
 
     /// Transpose of [`Pass::gates`] but for the decays.
-    fn gates_back(&self, net: &Net, w: &block::Space<'_>, d: &mut Space<'_>) {
+    fn gates_back(&self, net: &Net, r: &[f32], retain: &[f32], d: &mut Space<'_>) {
         let (most, kept) = (net.place.most as f32, (1.0 - net.place.least) as f32);
-        for t in 0..w.r.len() {
+        for t in 0..r.len() {
             let (mut drate, mut dretain) = (d.rate[t], d.retain[t]);
             if self.known.linear {
-                dretain += 0.5 * most * w.r[t] * drate;
-                drate *= 0.5 * (1.0 + w.retain[t]);
+                dretain += 0.5 * most * r[t] * drate;
+                drate *= 0.5 * (1.0 + retain[t]);
             }
             d.r[t] += most * drate;
             d.s[t] += kept * dretain;
@@ -217,7 +204,8 @@ impl Pass<'_> {
             dshare.iter_mut().zip(share).for_each(|(d, s)| *d *= s * (1.0 - s));
         }
         for (role, dy) in [(Role::Key, &*d.raw), (Role::Value, d.v), (Role::Rate, d.r), (Role::Retain, d.s)] {
-            self.ask_back(k.net(role), (x.x, state, w.asked), d.work, dy, dx, dstate);
+            let net = k.net(role);
+            self.asked_back(net, (x.x, state, w.parts.of(net).asked), d.work, dy, dx, dstate);
         }
         if x.q.is_none() {
             self.query_back(x, state, w, d, dx, dstate);
