@@ -161,7 +161,7 @@ impl SelfModifying {
     }
 
     /// Index of the query and of the momentum among the inputs.
-    fn slots(&self) -> (Option<usize>, Option<usize>) {
+    pub(crate) fn slots(&self) -> (Option<usize>, Option<usize>) {
         let query = (!self.adaptive_q).then_some(1);
         (query, (self.momentum == Momentum::Gate).then_some(1 + usize::from(query.is_some())))
     }

@@ -2,16 +2,18 @@
 
 use super::super::frame::{Engine, Frame, Tokens, cut, room};
 use super::super::rows::Rows;
-use super::super::shape::Shape;
+use super::super::shape::{Layer, Shape};
 use super::erase::{Erase, Steps, Tensor, decays};
+use super::momentum::carries;
 use super::point;
 use crate::rule::Dims;
 use crate::rules::SelfModifying;
-use crate::rules::self_modifying::Targets;
 use crate::rules::self_modifying::plan::{Place, Plan, Role};
+use crate::rules::self_modifying::{Momentum, Targets};
 use crate::scalar::Scalar;
 use crate::simd::Isa;
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// One memory: where it lies, its shape, and what each of its layers erases.
@@ -86,6 +88,11 @@ impl Known {
         self.nets.iter().find(|n| n.place.role == role).expect("every role that is asked for has a memory")
     }
 
+    /// Whether there is a momentum.
+    pub fn carries(&self) -> bool {
+        self.rule.momentum != Momentum::None
+    }
+
     /// The most that one of the memories needs.
     fn most(&self, of: impl Fn(&Net) -> usize) -> usize {
         self.nets.iter().map(of).max().unwrap_or(0)
@@ -100,6 +107,8 @@ pub(super) struct Block<'a> {
     pub x: &'a [f32],
     /// Queries, unless a memory makes them.
     pub q: Option<&'a [f32]>,
+    /// The gate of the momentum, `[count]`, where it has one.
+    pub momentum: Option<&'a [f32]>,
 }
 
 /// What a block's tokens are made into, and how its memories learn from them.
@@ -115,6 +124,9 @@ pub(super) struct Space<'a> {
     /// Shares of the ranges of gates, `[count]`.
     pub r: &'a mut [f32],
     pub s: &'a mut [f32],
+    /// The decay of the momentum, and its products; empty without one.
+    pub momentum: &'a mut [f32],
+    pub n: &'a mut [f32],
     pub parts: Parts<'a>,
 }
 
@@ -137,27 +149,30 @@ pub(super) struct Part<'a> {
     pub rate: &'a mut [f32],
     pub retain: &'a mut [f32],
     pub a: &'a mut [f32],
+    /// What a step is worth through the momentum; empty without one.
+    pub carried: &'a mut [f32],
     /// The frame of its gradients, and the steps of its tensors.
     pub frame: &'a mut [f32],
     pub steps: &'a mut [f32],
 }
 
 /// Pieces of [`Part`].
-const PART: usize = 9;
+const PART: usize = 10;
 
 impl<'a> Space<'a> {
-    fn lens(k: &Known, n: usize, kept: bool) -> [usize; 10] {
+    fn lens(k: &Known, n: usize, kept: bool) -> [usize; 12] {
         let (row, parts) = (n * k.d.dk, if kept { k.nets.len() } else { 1 });
-        [row, row, n, row, row, n, row, n, n, parts * room(Part::lens(k, n))]
+        let gates = if k.carries() { [n, (n + 1) * (n + 1)] } else { [0; 2] };
+        [row, row, n, row, row, n, row, n, n, gates[0], gates[1], parts * room(Part::lens(k, n))]
     }
     /// Values of its buffer, with every memory's part `kept` or not.
     pub fn len(k: &Known, n: usize, kept: bool) -> usize {
         room(Self::lens(k, n, kept))
     }
     pub fn new(known: &Known, n: usize, kept: bool, buffer: &'a mut [f32]) -> Self {
-        let [raw, k, by, raw_q, q, by_q, v, r, s, buffer] = cut(buffer, Self::lens(known, n, kept));
+        let [raw, k, by, raw_q, q, by_q, v, r, s, momentum, n_, buffer] = cut(buffer, Self::lens(known, n, kept));
         let parts = Parts { buffer, lens: Part::lens(known, n), kept };
-        Self { raw, k, by, raw_q, q, by_q, v, r, s, parts }
+        Self { raw, k, by, raw_q, q, by_q, v, r, s, momentum, n: n_, parts }
     }
 }
 
@@ -165,11 +180,11 @@ impl Parts<'_> {
     /// The part of a memory.
     pub fn of(&mut self, net: &Net) -> Part<'_> {
         let first = if self.kept { net.index * room(self.lens) } else { 0 };
-        let [asked, asked_values, answer, target, rate, retain, a, frame, steps] =
+        let [asked, asked_values, answer, target, rate, retain, a, carried, frame, steps] =
             cut(&mut self.buffer[first..], self.lens);
         let n = rate.len() * net.width();
         let (answer, target) = (&mut answer[..n], &mut target[..n]);
-        Part { asked, asked_values, answer, target, rate, retain, a, frame, steps }
+        Part { asked, asked_values, answer, target, rate, retain, a, carried, frame, steps }
     }
 }
 
@@ -177,8 +192,14 @@ impl Part<'_> {
     fn lens(k: &Known, n: usize) -> [usize; PART] {
         let (row, frame) = (n * k.d.dk, k.most(|net| Frame::len(&net.shape, n)));
         let steps = k.most(|net| net.shape.layers.len() * Steps::len(n, k.widest));
-        [frame, frame, row, row, n, n, (n + 1) * (n + 1), frame, steps]
+        let square = (n + 1) * (n + 1);
+        [frame, frame, row, row, n, n, square, if k.carries() { square } else { 0 }, frame, steps]
     }
+}
+
+/// Where a layer lies in the state, for weights or a momentum at `all`; nowhere if there is none.
+pub(super) fn within(all: &Range<usize>, layer: &Layer) -> Range<usize> {
+    if all.is_empty() { 0..0 } else { all.start + layer.at.start..all.start + layer.at.end }
 }
 
 /// The steps of tensor `i`, whose widest row has `widest` values.
@@ -243,6 +264,14 @@ impl<'a> Pass<'a> {
         point::unit(self.isa, k.d.dk, w.raw, w.k, w.by);
         w.r.iter_mut().for_each(|r| *r = (*r + k.rate_bias).sigmoid());
         w.s.iter_mut().for_each(|s| *s = (*s + k.retain_bias).sigmoid());
+        match (k.rule.momentum, x.momentum) {
+            (Momentum::None, _) => {}
+            (Momentum::Constant(momentum), _) => w.momentum.fill(momentum as f32),
+            (Momentum::Gate, gate) => w.momentum.copy_from_slice(gate.expect("a gate is an input")),
+        }
+        if k.carries() {
+            decays(w.momentum, w.n);
+        }
         self.queries(x, state, w);
     }
 
@@ -259,8 +288,8 @@ impl<'a> Pass<'a> {
         self.ask(net, w.q, state, part.asked, part.answer);
     }
 
-    /// Gates and decays of one memory, from the shares of their ranges.
-    fn gates(&self, net: &Net, [r, s]: [&[f32]; 2], part: &mut Part<'_>) {
+    /// Gates of one memory and their products, from the shares of their ranges and from the momentum's.
+    fn gates(&self, net: &Net, [r, s, momentum, n]: [&[f32]; 4], part: &mut Part<'_>) {
         let (least, most) = (net.place.least as f32, net.place.most as f32);
         let kept = 1.0 - net.place.least;
         for (retain, &s) in part.retain.iter_mut().zip(s) {
@@ -270,6 +299,10 @@ impl<'a> Pass<'a> {
             *rate = most * r * if self.known.linear { 0.5 * (1.0 + retain) } else { 1.0 };
         }
         decays(part.retain, part.a);
+        if self.known.carries() {
+            part.rate.iter_mut().zip(momentum).for_each(|(rate, momentum)| *rate *= 1.0 - momentum);
+            carries(part.retain, n, part.carried);
+        }
     }
 
     /// What a memory is to learn from a block that is made, from `state` before it: targets, gradients at the anchor, steps.
@@ -283,7 +316,7 @@ impl<'a> Pass<'a> {
         } else {
             part.target.copy_from_slice(part.answer);
         }
-        self.gates(net, [w.r, w.s], &mut part);
+        self.gates(net, [w.r, w.s, w.momentum, w.n], &mut part);
         let mut f = Frame::new(shape, count, part.frame);
         f.keys.copy_from_slice(w.k);
         f.values.copy_from_slice(part.target);
@@ -291,15 +324,15 @@ impl<'a> Pass<'a> {
         self.engine(net).gradients(&asking(count, &[]), &state[net.place.anchor.clone()], &mut f);
         for (i, layer) in shape.layers.iter().enumerate() {
             let (h, b) = (&f.h[shape.input(layer.level, count)], &f.back[shape.result(i, count)]);
-            let tensor = self.tensor(net, i, part.rate, part.a);
-            let own = &state[net.place.own.clone()][layer.at.clone()];
-            tensor.steps(own, h, b, &mut steps_of(i, count, self.known.widest, part.steps));
+            let tensor = self.tensor(net, i, [part.rate, part.a, w.n, part.carried]);
+            let (own, momentum) = (&state[within(&net.place.own, layer)], &state[within(&net.place.momentum, layer)]);
+            tensor.steps(own, momentum, h, b, &mut steps_of(i, count, self.known.widest, part.steps));
         }
     }
 
     /// Layer `i` of a memory.
-    pub fn tensor<'t>(&self, net: &'t Net, i: usize, rate: &'t [f32], a: &'t [f32]) -> Tensor<'t> {
-        Tensor { isa: self.isa, rows: self.rows, layer: &net.shape.layers[i], erase: net.erases[i], rate, a }
+    pub fn tensor<'t>(&self, net: &'t Net, i: usize, [rate, a, n, r]: [&'t [f32]; 4]) -> Tensor<'t> {
+        Tensor { isa: self.isa, rows: self.rows, layer: &net.shape.layers[i], erase: net.erases[i], rate, a, n, r }
     }
 
     /// What all memories are to learn from a block that is made.
@@ -309,14 +342,21 @@ impl<'a> Pass<'a> {
 
     /// What a memory has learned, into its weights.
     fn step(&self, net: &Net, x: &Block<'_>, state: &mut [f32], w: &mut Space<'_>) {
-        let (own, part) = (net.place.own.clone(), w.parts.of(net));
+        let (place, part) = (&net.place, w.parts.of(net));
         for (i, layer) in net.shape.layers.iter().enumerate() {
             let mut steps = steps_of(i, x.count, self.known.widest, part.steps);
-            let tensor = self.tensor(net, i, part.rate, part.a);
-            tensor.advance(&mut state[own.clone()][layer.at.clone()], &mut steps);
+            let tensor = self.tensor(net, i, [part.rate, part.a, w.n, part.carried]);
+            if tensor.carries() {
+                // The momentum lies behind the weights.
+                let (own, momentum) = state.split_at_mut(place.momentum.start);
+                let momentum = &mut momentum[layer.at.clone()];
+                tensor.carried_advance(&mut own[within(&place.own, layer)], momentum, &mut steps);
+            } else {
+                tensor.advance(&mut state[within(&place.own, layer)], &mut steps);
+            }
         }
-        if net.place.settles(x.pos + x.count as u64 - 1) {
-            state.copy_within(own, net.place.anchor.start);
+        if place.settles(x.pos + x.count as u64 - 1) {
+            state.copy_within(place.own.clone(), place.anchor.start);
         }
     }
 
@@ -331,8 +371,10 @@ impl<'a> Pass<'a> {
     /// The state behind a block from which all memories have learned, out of that before it.
     pub fn step_all(&self, x: &Block<'_>, before: &[f32], state: &mut [f32], w: &mut Space<'_>) {
         for net in &self.known.nets {
-            let Place { own, anchor, .. } = &net.place;
-            state[own.clone()].copy_from_slice(&before[own.clone()]);
+            let Place { own, momentum, anchor, .. } = &net.place;
+            for moves in [own, momentum] {
+                state[moves.clone()].copy_from_slice(&before[moves.clone()]);
+            }
             if !net.place.settles(x.pos + x.count as u64 - 1) {
                 state[anchor.clone()].copy_from_slice(&before[anchor.clone()]);
             }

@@ -71,66 +71,78 @@ pub(super) struct Tensor<'a> {
     pub rate: &'a [f32],
     /// See [`decays`].
     pub a: &'a [f32],
+    /// See [`super::momentum`]; empty without one.
+    pub n: &'a [f32],
+    pub r: &'a [f32],
 }
 
 /// What the steps of a block are made of.
 pub(super) struct Steps<'a> {
-    z: &'a mut [f32],
-    length: &'a mut [f32],
+    pub z: &'a mut [f32],
+    pub length: &'a mut [f32],
     inverse: &'a mut [f32],
     /// `W_0 z`.
-    q: &'a mut [f32],
-    p: &'a mut [f32],
-    c: &'a mut [f32],
-    gram: &'a mut [f32],
-    m: &'a mut [f32],
+    pub q: &'a mut [f32],
+    pub p: &'a mut [f32],
+    /// With momentum, e.
+    pub c: &'a mut [f32],
+    pub gram: &'a mut [f32],
+    pub m: &'a mut [f32],
     /// Weights of rows, and rows of the widest kind.
-    by: &'a mut [f32],
-    space: &'a mut [f32],
+    pub by: &'a mut [f32],
+    pub space: &'a mut [f32],
+    /// With momentum: g, `S_0 z`, what g is worth in p, more rows.
+    pub fresh: &'a mut [f32],
+    pub q_carried: &'a mut [f32],
+    pub m_carried: &'a mut [f32],
+    pub extra: &'a mut [f32],
 }
 
 /// Gradients of [`Steps`].
 pub(super) struct DSteps<'a> {
-    z: &'a mut [f32],
-    p: &'a mut [f32],
-    c: &'a mut [f32],
-    m: &'a mut [f32],
-    by: &'a mut [f32],
-    length: &'a mut [f32],
+    pub z: &'a mut [f32],
+    pub p: &'a mut [f32],
+    pub c: &'a mut [f32],
+    pub m: &'a mut [f32],
+    pub by: &'a mut [f32],
+    pub length: &'a mut [f32],
+    pub fresh: &'a mut [f32],
+    pub m_carried: &'a mut [f32],
 }
 
 impl<'a> Steps<'a> {
-    fn lens(n: usize, widest: usize) -> [usize; 10] {
+    fn lens(n: usize, widest: usize) -> [usize; 14] {
         let (row, square) = (n * widest, n * n);
-        [row, n, n, row, row, row, square, square, n, row]
+        [row, n, n, row, row, row, square, square, n, row, row, row, square, row]
     }
     /// Values of its buffer.
     pub fn len(n: usize, widest: usize) -> usize {
         room(Self::lens(n, widest))
     }
     pub fn new(n: usize, widest: usize, buffer: &'a mut [f32]) -> Self {
-        let [z, length, inverse, q, p, c, gram, m, by, space] = cut(buffer, Self::lens(n, widest));
-        Self { z, length, inverse, q, p, c, gram, m, by, space }
+        let [z, length, inverse, q, p, c, gram, m, by, space, fresh, q_carried, m_carried, extra] =
+            cut(buffer, Self::lens(n, widest));
+        Self { z, length, inverse, q, p, c, gram, m, by, space, fresh, q_carried, m_carried, extra }
     }
 }
 
 impl<'a> DSteps<'a> {
-    fn lens(n: usize, widest: usize) -> [usize; 6] {
+    fn lens(n: usize, widest: usize) -> [usize; 8] {
         let row = n * widest;
-        [row, row, row, n * n, n, n]
+        [row, row, row, n * n, n, n, row, n * n]
     }
     /// Values of its buffer.
     pub fn len(n: usize, widest: usize) -> usize {
         room(Self::lens(n, widest))
     }
     pub fn new(n: usize, widest: usize, buffer: &'a mut [f32]) -> Self {
-        let [z, p, c, m, by, length] = cut(buffer, Self::lens(n, widest));
-        Self { z, p, c, m, by, length }
+        let [z, p, c, m, by, length, fresh, m_carried] = cut(buffer, Self::lens(n, widest));
+        Self { z, p, c, m, by, length, fresh, m_carried }
     }
 }
 
 impl Tensor<'_> {
-    fn n(&self) -> usize {
+    pub fn n(&self) -> usize {
         self.rate.len()
     }
     /// `A_ts`.
@@ -143,8 +155,8 @@ impl Tensor<'_> {
         by.iter_mut().enumerate().for_each(|(t, by)| *by = self.kept(n, t + 1));
     }
 
-    /// The steps of a block from `w` before it: `h [n, columns]`, `b [n, rows]`.
-    pub fn steps(&self, w: &[f32], h: &[f32], b: &[f32], f: &mut Steps<'_>) {
+    /// The steps of a block from `w` before it, and from the momentum `s`, if there is one: `h [n, columns]`, `b [n, rows]`.
+    pub fn steps(&self, w: &[f32], s: &[f32], h: &[f32], b: &[f32], f: &mut Steps<'_>) {
         let (l, isa, n) = (self.layer, self.isa, self.n());
         let (inputs, results) = (n * l.columns, n * l.rows);
         let z = &mut f.z[..inputs];
@@ -154,6 +166,9 @@ impl Tensor<'_> {
         } else {
             z.copy_from_slice(h);
             f.length.fill(1.0);
+        }
+        if self.carries() {
+            return self.carried_steps(w, s, b, f);
         }
         if self.erase == Erase::Nothing {
             f.by.iter_mut().zip(self.rate).for_each(|(by, rate)| *by = -rate);
@@ -165,10 +180,7 @@ impl Tensor<'_> {
         if n > 1 {
             among(isa, l.columns, z, z, f.gram, Start::Zero);
         }
-        for (t, (m, gram)) in f.m.chunks_exact_mut(n).zip(f.gram.chunks_exact(n)).enumerate() {
-            let kept = &self.a[t * (n + 1) + 1..];
-            m[..t].iter_mut().zip(kept).zip(gram).for_each(|((m, kept), gram)| *m = kept * gram);
-        }
+        self.weigh(self.a, f.gram, f.m);
         point::solve(isa, l.rows, f.m, self.rate, f.length, b, &mut f.p[..results], &mut f.c[..results]);
     }
 
@@ -266,20 +278,36 @@ impl Tensor<'_> {
             return;
         }
         among(isa, l.rows, dp, &f.c[..results], d.m, Start::Zero);
-        for (t, (dm, gram)) in d.m.chunks_exact_mut(n).zip(f.gram.chunks_exact(n)).enumerate() {
-            let (kept, dkept) = (&self.a[t * side + 1..], &mut da[t * side + 1..]);
-            for (((dm, gram), kept), dkept) in dm[..t].iter_mut().zip(gram).zip(kept).zip(dkept) {
-                *dkept += *dm * gram;
-                *dm *= kept;
-            }
-            dm[t..].fill(0.0);
-        }
+        self.weigh_backward(self.a, f.gram, d.m, da);
         add_mixed(isa, l.columns, d.m, z, dz);
         add_mixed_back(isa, l.columns, d.m, z, dz);
     }
 
+    /// Products of directions below the diagonal, times what a token is worth before another; zero elsewhere.
+    pub fn weigh(&self, worth: &[f32], gram: &[f32], m: &mut [f32]) {
+        let n = self.n();
+        for (t, (m, gram)) in m.chunks_exact_mut(n).zip(gram.chunks_exact(n)).enumerate() {
+            let worth = &worth[t * (n + 1) + 1..];
+            m[..t].iter_mut().zip(worth).zip(gram).for_each(|((m, worth), gram)| *m = worth * gram);
+            m[t..].fill(0.0);
+        }
+    }
+
+    /// Transpose of [`Tensor::weigh`]: `dm` becomes the gradient of the products, and that of their worth is added.
+    pub fn weigh_backward(&self, worth: &[f32], gram: &[f32], dm: &mut [f32], dworth: &mut [f32]) {
+        let n = self.n();
+        for (t, (dm, gram)) in dm.chunks_exact_mut(n).zip(gram.chunks_exact(n)).enumerate() {
+            let (worth, dworth) = (&worth[t * (n + 1) + 1..], &mut dworth[t * (n + 1) + 1..]);
+            for (((dm, gram), worth), dworth) in dm[..t].iter_mut().zip(gram).zip(worth).zip(dworth) {
+                *dworth += *dm * gram;
+                *dm *= worth;
+            }
+            dm[t..].fill(0.0);
+        }
+    }
+
     /// From directions and lengths to the inputs of the layer.
-    fn input_backward(&self, h: &[f32], f: &mut Steps<'_>, d: &mut DSteps<'_>, dh: &mut [f32]) {
+    pub fn input_backward(&self, h: &[f32], f: &mut Steps<'_>, d: &mut DSteps<'_>, dh: &mut [f32]) {
         let (l, isa) = (self.layer, self.isa);
         let dz = &d.z[..self.n() * l.columns];
         if self.erase != Erase::Unit {

@@ -6,13 +6,13 @@
 
 mod block;
 mod erase;
+mod momentum;
 mod point;
 mod transpose;
 
 use crate::kernel::{Cotangents, Kernel, Scratch, Sequence, rows_mut};
 use crate::rule::Dims;
 use crate::rules::SelfModifying;
-use crate::rules::self_modifying::Momentum;
 use crate::scan::CHECKPOINT_TOKENS;
 use block::{Block, Known, Pass, Space};
 
@@ -27,7 +27,7 @@ pub(crate) const KERNELS: &[Kernel<SelfModifying>] = &[
         name: "blocks",
         about: "all tokens under one anchor at once, their erasing steps through a triangular solve",
         canonical: false,
-        is_available: |rule, _| covers(rule) && rule.chunk.min(rule.chunk_memory) >= LEAST_CHUNK,
+        is_available: |rule, _| rule.chunk.min(rule.chunk_memory) >= LEAST_CHUNK,
         forward: forward::<MOST_TOKENS>,
         backward,
         read,
@@ -37,18 +37,13 @@ pub(crate) const KERNELS: &[Kernel<SelfModifying>] = &[
         name: "token",
         about: "one token after the other; blocks backward",
         canonical: true,
-        is_available: |rule, _| covers(rule),
+        is_available: |_, _| true,
         forward: forward::<1>,
         backward,
         read,
         column: Some(column),
     },
 ];
-
-/// True for the settings that the kernels know.
-fn covers(rule: &SelfModifying) -> bool {
-    rule.momentum == Momentum::None
-}
 
 /// `(first, count)` of the blocks of a sequence: no anchor and no kept state divides them.
 fn blocks(rule: &SelfModifying, pos: u64, tokens: usize, most: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
@@ -63,9 +58,10 @@ fn blocks(rule: &SelfModifying, pos: u64, tokens: usize, most: usize) -> impl It
 }
 
 /// A block of a sequence.
-fn part(seq: Sequence<'_, f32>, first: usize, count: usize) -> Block<'_> {
-    let inputs = seq.rows(first, count);
-    Block { count, pos: seq.pos + first as u64, x: inputs[0], q: inputs.get(1).copied() }
+fn part<'a>(rule: &SelfModifying, seq: Sequence<'a, f32>, first: usize, count: usize) -> Block<'a> {
+    let (inputs, (q, momentum)) = (seq.rows(first, count), rule.slots());
+    let input = |slot: Option<usize>| slot.map(|i| inputs[i]);
+    Block { count, pos: seq.pos + first as u64, x: inputs[0], q: input(q), momentum: input(momentum) }
 }
 
 /// See [`Kernel::forward`].
@@ -86,7 +82,7 @@ fn forward<const MOST: usize>(
         if let (Some(saved), 0) = (&mut saved, first % CHECKPOINT_TOKENS) {
             saved[first / CHECKPOINT_TOKENS * state.len()..][..state.len()].copy_from_slice(state);
         }
-        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, false, space));
+        let (block, mut space) = (part(rule, seq, first, count), Space::new(&known, count, false, space));
         pass.make(&block, state, &mut space);
         pass.read(state, &mut space, &mut y[first * d.dv..(first + count) * d.dv]);
         pass.write(&block, state, &mut space);
@@ -99,7 +95,7 @@ fn read(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, state: &[f32], y:
     let [space] = scratch.take([Space::len(&known, 1, false)]);
     let pass = Pass::canonical(&known, isa);
     for (t, y) in y.chunks_exact_mut(d.dv).enumerate() {
-        let (block, mut space) = (part(seq, t, 1), Space::new(&known, 1, false, space));
+        let (block, mut space) = (part(rule, seq, t, 1), Space::new(&known, 1, false, space));
         pass.queries(&block, state, &mut space);
         pass.read(state, &mut space, y);
     }
@@ -116,9 +112,11 @@ fn backward(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangent
     let [spaces, back, states] =
         scratch.take([list.len() * room, transpose::Space::len(&known, most), list.len() * len]);
     let pass = Pass::fast(&known, isa);
-    states[..start.len()].copy_from_slice(start);
+    if !list.is_empty() {
+        states[..len].copy_from_slice(start);
+    }
     for (i, (&(first, count), space)) in list.iter().zip(spaces.chunks_exact_mut(room)).enumerate() {
-        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, true, space));
+        let (block, mut space) = (part(rule, seq, first, count), Space::new(&known, count, true, space));
         let (before, behind) = states[i * len..].split_at_mut(len);
         pass.make(&block, before, &mut space);
         pass.look(before, &mut space);
@@ -130,7 +128,7 @@ fn backward(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangent
     for (i, &(first, count)) in list.iter().enumerate().rev() {
         let mut dx = rows_mut(dinputs, seq.tokens, first, count);
         let space = &mut spaces[i * room..(i + 1) * room];
-        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, true, space));
+        let (block, mut space) = (part(rule, seq, first, count), Space::new(&known, count, true, space));
         let mut back = transpose::Space::new(&known, count, back);
         let dy = &dy[first * d.dv..(first + count) * d.dv];
         pass.back(&block, &states[i * len..(i + 1) * len], &mut space, &mut back, dy, &mut dx, dstate);
@@ -149,7 +147,7 @@ fn column(rule: &SelfModifying, d: Dims, seq: Sequence<'_, f32>, ct: Cotangents<
     let pass = Pass::fast(&known, isa);
     for (first, count) in blocks(rule, seq.pos, seq.tokens, MOST_TOKENS) {
         let mut dx = rows_mut(dinputs, seq.tokens, first, count);
-        let (block, mut space) = (part(seq, first, count), Space::new(&known, count, true, space));
+        let (block, mut space) = (part(rule, seq, first, count), Space::new(&known, count, true, space));
         let mut back = transpose::Space::new(&known, count, back);
         pass.queries(&block, state, &mut space);
         pass.look(state, &mut space);

@@ -3,8 +3,9 @@
 use super::super::frame::{Frame, cut, room};
 use super::super::pointwise;
 use super::super::transpose::{DInputs, Work};
-use super::block::{self, Block, Known, Net, Pass, asking};
+use super::block::{self, Block, Known, Net, Pass, asking, within};
 use super::erase::{DSteps, decays_backward};
+use super::momentum::{DGates, carries_backward};
 use super::point;
 use crate::rules::self_modifying::Targets;
 use crate::rules::self_modifying::plan::Role;
@@ -21,24 +22,31 @@ pub(super) struct Space<'a> {
     rate: &'a mut [f32],
     retain: &'a mut [f32],
     a: &'a mut [f32],
+    carried: &'a mut [f32],
+    /// Over all memories; empty without momentum.
+    momentum: &'a mut [f32],
+    n: &'a mut [f32],
     work: &'a mut [f32],
     steps: &'a mut [f32],
 }
 
 impl<'a> Space<'a> {
-    fn lens(k: &Known, n: usize) -> [usize; 12] {
+    fn lens(k: &Known, n: usize) -> [usize; 15] {
         let row = n * k.d.dk;
         let work = k.nets.iter().map(|net| Work::len(&net.shape, n, 0)).max().unwrap_or(0);
         let steps = DSteps::len(n, k.widest);
-        [row, row, row, row, n, n, row, n, n, (n + 1) * (n + 1), work, steps]
+        let square = (n + 1) * (n + 1);
+        let [momentum, products] = if k.carries() { [n, square] } else { [0; 2] };
+        [row, row, row, row, n, n, row, n, n, square, products, momentum, products, work, steps]
     }
     /// Values of its buffer.
     pub fn len(k: &Known, n: usize) -> usize {
         room(Self::lens(k, n))
     }
     pub fn new(known: &Known, n: usize, buffer: &'a mut [f32]) -> Self {
-        let [k, raw, v, q, r, s, answer, rate, retain, a, work, steps] = cut(buffer, Self::lens(known, n));
-        Self { k, raw, v, q, r, s, answer, rate, retain, a, work, steps }
+        let [k, raw, v, q, r, s, answer, rate, retain, a, carried, momentum, n, work, steps] =
+            cut(buffer, Self::lens(known, n));
+        Self { k, raw, v, q, r, s, answer, rate, retain, a, carried, momentum, n, work, steps }
     }
 }
 
@@ -54,7 +62,7 @@ impl Pass<'_> {
         dx: &mut DInputs<'_>,
         dstate: &mut [f32],
     ) {
-        for zeroed in [&mut *d.k, &mut *d.v, &mut *d.q, &mut *d.r, &mut *d.s] {
+        for zeroed in [&mut *d.k, d.v, d.q, d.r, d.s, d.momentum, d.n] {
             zeroed.fill(0.0);
         }
         for net in &self.known.nets {
@@ -65,6 +73,10 @@ impl Pass<'_> {
                 behind.fill(0.0);
             }
             self.memory_back(x, net, state, w, d, dstate);
+        }
+        if let (true, Some(slot)) = (self.known.carries(), self.known.rule.slots().1) {
+            decays_backward(w.momentum, w.n, d.n, d.momentum);
+            pointwise::add_scaled(self.isa, 1.0, d.momentum, dx[slot]);
         }
         let memory = self.known.net(Role::Memory);
         self.asked_back(memory, (w.q, state, w.parts.of(memory).asked), d.work, dy, d.q, dstate);
@@ -140,26 +152,38 @@ impl Pass<'_> {
         d: &mut Space<'_>,
         dstate: &mut [f32],
     ) {
-        let (shape, own, anchor) = (&net.shape, net.place.own.clone(), net.place.anchor.clone());
+        let (shape, place) = (&net.shape, &net.place);
         let (count, part) = (x.count, w.parts.of(net));
         let mut frame = Frame::new(shape, count, part.frame);
         let mut work = Work::new(shape, count, 0, d.work);
         let mut dsteps = DSteps::new(count, self.known.widest, d.steps);
-        d.a.fill(0.0);
-        d.rate.fill(0.0);
-        d.retain.fill(0.0);
+        for zeroed in [&mut *d.a, d.rate, d.retain, d.carried] {
+            zeroed.fill(0.0);
+        }
+        let mut gates = DGates { rate: d.rate, a: d.a, r: d.carried, n: d.n };
         for (i, layer) in shape.layers.iter().enumerate() {
-            let tensor = self.tensor(net, i, part.rate, part.a);
+            let tensor = self.tensor(net, i, [part.rate, part.a, w.n, part.carried]);
             let mut steps = block::steps_of(i, count, self.known.widest, part.steps);
             let (input, result) = (shape.input(layer.level, count), shape.result(i, count));
             let (h, b) = (&frame.h[input.clone()], &frame.back[result.clone()]);
-            let at = own.start + layer.at.start..own.start + layer.at.end;
             let to = (&mut work.h[input], &mut work.back[result]);
-            let gates = (&mut *d.rate, &mut *d.a);
-            let dw = &mut dstate[at.clone()];
-            tensor.advance_backward(h, b, &state[at], &mut steps, &mut dsteps, dw, to, gates);
+            let (at, carried) = (within(&place.own, layer), within(&place.momentum, layer));
+            if tensor.carries() {
+                let given = [h, b, &state[at.clone()], &state[carried]];
+                // The momentum lies behind the weights.
+                let (own, momentum) = dstate.split_at_mut(place.momentum.start);
+                let moved = [&mut own[at], &mut momentum[layer.at.clone()]];
+                tensor.carried_backward(given, &mut steps, &mut dsteps, moved, to, &mut gates);
+            } else {
+                let (w, dw) = (&state[at.clone()], &mut dstate[at]);
+                tensor.advance_backward(h, b, w, &mut steps, &mut dsteps, dw, to, (gates.rate, gates.a));
+            }
+        }
+        if self.known.carries() {
+            carries_backward(part.retain, part.carried, d.carried, d.n, d.retain);
         }
         decays_backward(part.retain, part.a, d.a, d.retain);
+        let anchor = place.anchor.clone();
         let (engine, tokens) = (self.engine(net), asking(count, &[]));
         let danchor = &mut dstate[anchor.clone()];
         engine.gradients_backward(&tokens, &state[anchor], &mut frame, &mut work, danchor);
@@ -170,20 +194,24 @@ impl Pass<'_> {
             point::soft_backward(self.isa, net.width(), part.answer, danswer);
         }
         self.asked_back(net, (w.v, state, part.asked_values), d.work, danswer, d.v, dstate);
-        self.gates_back(net, w.r, part.retain, d);
+        self.gates_back(net, w.r, w.momentum, part.retain, d);
     }
 
-    /// Transpose of [`Pass::gates`] but for the decays.
-    fn gates_back(&self, net: &Net, r: &[f32], retain: &[f32], d: &mut Space<'_>) {
+    /// Transpose of [`Pass::gates`] but for the products.
+    fn gates_back(&self, net: &Net, r: &[f32], momentum: &[f32], retain: &[f32], d: &mut Space<'_>) {
         let (most, kept) = (net.place.most as f32, (1.0 - net.place.least) as f32);
         for t in 0..r.len() {
+            let open = 1.0 - momentum.get(t).copied().unwrap_or(0.0);
             let (mut drate, mut dretain) = (d.rate[t], d.retain[t]);
             if self.known.linear {
-                dretain += 0.5 * most * r[t] * drate;
+                dretain += 0.5 * most * r[t] * open * drate;
                 drate *= 0.5 * (1.0 + retain[t]);
             }
-            d.r[t] += most * drate;
+            d.r[t] += most * open * drate;
             d.s[t] += kept * dretain;
+            if let Some(d) = d.momentum.get_mut(t) {
+                *d -= most * r[t] * drate;
+            }
         }
     }
 
