@@ -1,7 +1,7 @@
 //! Kernels of rules that are no setting of another, held to their references over settings that no preset has.
 
 use hecate_core::conformance;
-use hecate_core::rules::{Lattice, Trellis};
+use hecate_core::rules::{Lattice, SelfModifying, Trellis};
 use serde_json::json;
 
 #[test]
@@ -34,6 +34,28 @@ fn the_kernel_of_trellis_is_the_reference_for_every_code_number_of_slots_and_chu
         settings["chunk"] = json!(chunk);
         settings["sweeps"] = json!(sweeps);
         let rule: Trellis = serde_json::from_value(settings.clone()).expect("the settings exist");
+        let report = conformance::kernels(&rule);
+        assert!(report.passed(), "{settings}\n{report}");
+    }
+}
+
+#[test]
+fn the_kernels_of_self_modifying_memories_are_the_reference_for_every_structure_momentum_and_chunk() {
+    let mlp = |norm: bool, activation: &str| json!({"name": "mlp", "norm": norm, "activation": activation});
+    for (structure, chunks, changes) in [
+        (json!("matrix"), (1, 1), json!({"momentum": "gate"})),
+        (json!("matrix"), (16, 64), json!({"momentum": {"constant": 0.9}, "adaptive_q": true})),
+        (json!("matrix"), (7, 5), json!({"momentum": "gate", "precond": "none"})),
+        (mlp(true, "silu"), (16, 64), json!({"momentum": "gate"})),
+        (mlp(true, "gelu"), (5, 9), json!({"momentum": "gate", "adaptive_q": true, "precond": "first_only"})),
+        (mlp(false, "silu"), (16, 4), json!({"momentum": {"constant": 0.5}, "targets": "raw"})),
+        (mlp(true, "silu"), (1, 16), json!({"momentum": {"constant": 0.0}, "bias": "dot"})),
+        (mlp(true, "gelu"), (64, 16), json!({"adaptive_q": true, "precond": "first_only"})),
+        (mlp(false, "gelu"), (8, 8), json!({"precond": "none", "targets": "raw"})),
+    ] {
+        let mut settings = json!({"structure": structure, "chunk": chunks.0, "chunk_memory": chunks.1});
+        settings.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let rule: SelfModifying = serde_json::from_value(settings.clone()).expect("the settings exist");
         let report = conformance::kernels(&rule);
         assert!(report.passed(), "{settings}\n{report}");
     }
