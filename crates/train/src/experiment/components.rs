@@ -15,13 +15,13 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "components",
     asks: "What does a model of bytes lose with each of its components?",
     source: "[NestedLearning v1 sec.9.6]",
-    protocol: "One block of width 32 on the bytes of the embedded novel: Titans is a `titans_mlp_chunk8` memory with \
+    protocol: "Two blocks of width 64 on the bytes of the embedded novel: Titans is a `titans_mlp_chunk8` memory with \
                convolution, four persistent tokens and a perceptron; HOPE a `self_modifying` memory with chunks of 16 \
-               and 16, momentum by a gate, and a continuum memory of periods 16 (in the sequence) and 128 (the \
-               optimizer's). Muon at 1e-2, 120 steps of 4 random stretches of 128 bytes of the training part, the same \
-               stretches for every arm of a seed; bits per byte on 32 stretches of the held-out part, and the \
-               difference from the whole model under the same seed. Half the width and the length, and one block of \
-               two: so that 12 arms take minutes.",
+               and 16, momentum by a gate, and a continuum memory of periods 32 (in the sequence) and 256 (the \
+               optimizer's). Muon at 1e-2, 150 steps of 4 random stretches of 256 bytes of the training part, the same \
+               stretches for every arm of a seed; bits per byte on 128 stretches of the held-out part, and the \
+               difference from the whole model under the same seed. Few steps, so that 12 arms \
+               take minutes.",
     random: true,
     run: |seeds| {
         let setup = Setup { seeds, ..Setup::full() };
@@ -67,7 +67,7 @@ fn titans(width: usize) -> Vec<Arm> {
     let memory = json!({"type": "memory", "rule": rule, "heads": 1, "persistent": 4});
     let arm = |change, memory: Value| {
         let channel = json!({"type": "mlp", "hidden": 2 * width});
-        Arm { family: "titans", change, block: json!([{"mixer": memory, "channel": channel}]) }
+        Arm { family: "titans", change, block: json!([{"repeat": 2, "mixer": memory, "channel": channel}]) }
     };
     let of = |over: Value| with(&memory, json!({"rule": with(&rule, over)}));
     vec![
@@ -85,7 +85,7 @@ fn hope(width: usize, length: usize) -> Vec<Arm> {
     let cms = json!({"type": "cms", "hidden": width, "levels": [{"period": length / 8}, {"period": length}]});
     let arm = |change, over: Value, channel: &Value| {
         let memory = json!({"type": "memory", "rule": with(&rule, over), "heads": 1});
-        Arm { family: "hope", change, block: json!([{"mixer": memory, "channel": channel}]) }
+        Arm { family: "hope", change, block: json!([{"repeat": 2, "mixer": memory, "channel": channel}]) }
     };
     vec![
         arm(WHOLE, json!({}), &cms),
@@ -106,9 +106,9 @@ fn stretch(bytes: &[u8], from: usize, length: usize) -> Example {
 
 impl Setup {
     fn full() -> Self {
-        let (width, length) = (32, 128);
+        let (width, length) = (64, 256);
         let arms = titans(width).into_iter().chain(hope(width, length)).collect();
-        Self { width, length, steps: 120, lanes: 4, tests: 32, seeds: super::SEEDS, arms }
+        Self { width, length, steps: 150, lanes: 4, tests: 128, seeds: super::SEEDS, arms }
     }
 
     fn run(&self, arm: &Arm, text: [&[u8]; 2], seed: usize) -> Result<Curve> {
@@ -196,8 +196,8 @@ impl Setup {
         let caption = format!(
             "{} seeds. Differences of a hundredth are noise at this size. Without a component there are fewer parameters, \
              except for the continuum memory, whose perceptron has as many. Keys and values that are not memories of their \
-             own are no setting of `self_modifying`. The first eighth of all stretches is 512 bytes of text, the same under \
-             every seed: too few to tell positions apart after so few steps.",
+             own are no setting of `self_modifying`. The first eighth of all stretches is 4096 bytes of text, the same under \
+             every seed.",
             self.seeds
         );
         Finding { table, musts: self.musts(m), caption, figure }
@@ -212,7 +212,7 @@ mod tests {
     fn every_must_can_fail() {
         let setup = Setup::full();
         let curves = |of: &dyn Fn(&Arm, usize) -> f64| {
-            setup.arms.iter().map(|a| vec![(0..128).map(|t| of(a, t)).collect::<Curve>(); 2]).collect::<Vec<_>>()
+            setup.arms.iter().map(|a| vec![(0..256).map(|t| of(a, t)).collect::<Curve>(); 2]).collect::<Vec<_>>()
         };
         let whole = |arm: &Arm| f64::from(u8::from(arm.change == WHOLE));
         let good = curves(&|arm, t| 4.0 - 0.01 * t as f64 - 0.1 * whole(arm));
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn every_arm_is_another_model() {
-        let configs = Setup::full().arms.into_iter().map(|arm| model(256, 32, 128, arm.block).unwrap());
+        let configs = Setup::full().arms.into_iter().map(|arm| model(256, 64, 256, arm.block).unwrap());
         let mut texts: Vec<String> = configs.map(|c| serde_json::to_string(&c).unwrap()).collect();
         let count = texts.len();
         texts.sort();
