@@ -280,7 +280,7 @@ fn even_parts(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// Few rows and a large right operand: a few rows of it at a time, from end to end, so that memory is read in the order in
 /// which it lies. Strip by strip through all of its rows, every row would be on another page. While some rows are at work
-/// the next ones are asked for, also in order: what such a product waits for is memory. Nobody has asked for the first ones,
+/// the next ones are asked for, in order too where they are one run of memory: what such a product waits for is memory. Nobody has asked for the first ones,
 /// so there are fewer of them.
 #[inline(always)]
 unsafe fn streamed<S: Simd>(s: S, p: Product, left: Left) {
@@ -292,6 +292,16 @@ unsafe fn streamed<S: Simd>(s: S, p: Product, left: Left) {
         rows = (2 * rows).min(STREAMED[1]);
         // SAFETY: the part lies inside the product.
         unsafe { in_place(s, part, left, rows.min(p.k - l)) };
+    }
+}
+
+/// Asks for the cache lines of `rows` rows of `columns` values, all at once.
+#[inline(always)]
+fn ask_for<S: Simd>(s: S, b: View, rows: usize, columns: usize) {
+    for r in 0..rows {
+        for c in (0..columns).step_by(LINE) {
+            s.prefetch(b.at(r, c).data);
+        }
     }
 }
 
@@ -311,7 +321,12 @@ unsafe fn in_place<S: Simd>(s: S, p: Product, left: Left, next: usize) {
             vectors /= 2;
         }
         let width = vectors * S::LANES;
-        let ahead = Ahead::run(p.b.at(p.k, 0).data, p.n, p.b.row_stride, j * next, width * next);
+        let ahead = if left == Left::ByRow && p.b.row_stride == p.n {
+            Ahead::run(p.b.at(p.k, 0).data.wrapping_add(j * next), width * next)
+        } else {
+            ask_for(s, p.b.at(p.k, j), next, width);
+            Ahead::NOTHING
+        };
         // SAFETY: the strip holds the columns from j on that exist, and the scratch one panel of them.
         unsafe {
             if turned || p.n - j < width {

@@ -24,12 +24,9 @@ impl Ahead {
     /// None.
     pub const NOTHING: Self = Self { at: std::ptr::null(), lines: 0 };
 
-    /// `count` values from value `first` on, of a matrix whose rows of `columns` values lie `stride` apart: as many of them
-    /// as are one run of memory.
-    pub fn run(matrix: *const f32, columns: usize, stride: usize, first: usize, count: usize) -> Self {
-        let (row, column) = (first / columns, first % columns);
-        let count = if stride == columns { count } else { count.min(columns - column) };
-        Self { at: matrix.wrapping_add(row * stride + column), lines: count.div_ceil(LINE) }
+    /// `count` values from `at` on.
+    pub fn run(at: *const f32, count: usize) -> Self {
+        Self { at, lines: count.div_ceil(LINE) }
     }
 }
 

@@ -56,8 +56,10 @@ unsafe fn fill<S: Simd>(s: S, p: Product, left: &[f32], block: &mut [f32], vecto
     let width = vectors * S::LANES;
     for l in (0..p.k).step_by(DEPTH) {
         let depth = DEPTH.min(p.k - l);
-        let next = p.b.at(0, p.n).data;
-        let ahead = Ahead::run(next, p.k, p.b.col_stride, l * following, depth * following);
+        // The next columns are one run of memory behind these, unless the matrix is a part of another.
+        let whole = p.b.col_stride == p.k;
+        let next = p.b.at(0, p.n).data.wrapping_add(l * following);
+        let ahead = if whole { Ahead::run(next, depth * following) } else { Ahead::NOTHING };
         for (i, rows) in even_parts(p.n, max_rows::<S>(vectors, Left::ByRow)) {
             let operands = Operands {
                 depth,
@@ -69,7 +71,7 @@ unsafe fn fill<S: Simd>(s: S, p: Product, left: &[f32], block: &mut [f32], vecto
                 c_stride: width,
                 columns: width,
                 fresh: l == 0 && p.start == Start::Zero,
-                ahead,
+                ahead: if i == 0 { ahead } else { Ahead::NOTHING },
             };
             // SAFETY: the columns exist, and `left` and `block` are as long as they have to be.
             unsafe { tile::run(s, rows, vectors, Left::ByRow, operands) };

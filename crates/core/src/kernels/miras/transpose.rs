@@ -95,7 +95,7 @@ impl<'a> Work<'a> {
         room(Self::lens(s, count, coefficients))
     }
 
-    /// The same for the transpose of reads that see nothing but the weights that they are given: of the gradients only
+    /// Buffers for the transpose of reads that see nothing but the weights that they are given: of the gradients only
     /// those of their inputs are then of use, and nothing has to be cleared.
     pub fn alone(s: &Shape, count: usize, buffer: &'a mut [f32]) -> Self {
         Self::cut(s, count, 0, buffer)

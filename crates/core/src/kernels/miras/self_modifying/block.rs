@@ -126,7 +126,7 @@ pub(super) struct Space<'a> {
     pub s: &'a mut [f32],
     /// The decay of the momentum, and its products; empty without one.
     pub momentum: &'a mut [f32],
-    pub n: &'a mut [f32],
+    pub momenta: &'a mut [f32],
     pub parts: Parts<'a>,
 }
 
@@ -139,7 +139,7 @@ pub(super) struct Parts<'a> {
 
 /// Buffers of one memory over a block.
 pub(super) struct Part<'a> {
-    /// What its anchor makes of the block's own rows, and of values: of each a frame.
+    /// Frames of what its anchor is asked: the block's inputs, or queries where reads come from it; and the values.
     pub asked: &'a mut [f32],
     pub asked_values: &'a mut [f32],
     /// Its answers to the values, and its targets.
@@ -170,9 +170,9 @@ impl<'a> Space<'a> {
         room(Self::lens(k, n, kept))
     }
     pub fn new(known: &Known, n: usize, kept: bool, buffer: &'a mut [f32]) -> Self {
-        let [raw, k, by, raw_q, q, by_q, v, r, s, momentum, n_, buffer] = cut(buffer, Self::lens(known, n, kept));
+        let [raw, k, by, raw_q, q, by_q, v, r, s, momentum, momenta, buffer] = cut(buffer, Self::lens(known, n, kept));
         let parts = Parts { buffer, lens: Part::lens(known, n), kept };
-        Self { raw, k, by, raw_q, q, by_q, v, r, s, momentum, n: n_, parts }
+        Self { raw, k, by, raw_q, q, by_q, v, r, s, momentum, momenta, parts }
     }
 }
 
@@ -270,7 +270,7 @@ impl<'a> Pass<'a> {
             (Momentum::Gate, gate) => w.momentum.copy_from_slice(gate.expect("a gate is an input")),
         }
         if k.carries() {
-            decays(w.momentum, w.n);
+            decays(w.momentum, w.momenta);
         }
         self.queries(x, state, w);
     }
@@ -289,7 +289,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Gates of one memory and their products, from the shares of their ranges and from the momentum's.
-    fn gates(&self, net: &Net, [r, s, momentum, n]: [&[f32]; 4], part: &mut Part<'_>) {
+    fn gates(&self, net: &Net, [r, s, momentum, momenta]: [&[f32]; 4], part: &mut Part<'_>) {
         let (least, most) = (net.place.least as f32, net.place.most as f32);
         let kept = 1.0 - net.place.least;
         for (retain, &s) in part.retain.iter_mut().zip(s) {
@@ -301,7 +301,7 @@ impl<'a> Pass<'a> {
         decays(part.retain, part.a);
         if self.known.carries() {
             part.rate.iter_mut().zip(momentum).for_each(|(rate, momentum)| *rate *= 1.0 - momentum);
-            carries(part.retain, n, part.carried);
+            carries(part.retain, momenta, part.carried);
         }
     }
 
@@ -316,7 +316,7 @@ impl<'a> Pass<'a> {
         } else {
             part.target.copy_from_slice(part.answer);
         }
-        self.gates(net, [w.r, w.s, w.momentum, w.n], &mut part);
+        self.gates(net, [w.r, w.s, w.momentum, w.momenta], &mut part);
         let mut f = Frame::new(shape, count, part.frame);
         f.keys.copy_from_slice(w.k);
         f.values.copy_from_slice(part.target);
@@ -324,15 +324,16 @@ impl<'a> Pass<'a> {
         self.engine(net).gradients(&asking(count, &[]), &state[net.place.anchor.clone()], &mut f);
         for (i, layer) in shape.layers.iter().enumerate() {
             let (h, b) = (&f.h[shape.input(layer.level, count)], &f.back[shape.result(i, count)]);
-            let tensor = self.tensor(net, i, [part.rate, part.a, w.n, part.carried]);
+            let tensor = self.tensor(net, i, [part.rate, part.a, w.momenta, part.carried]);
             let (own, momentum) = (&state[within(&net.place.own, layer)], &state[within(&net.place.momentum, layer)]);
             tensor.steps(own, momentum, h, b, &mut steps_of(i, count, self.known.widest, part.steps));
         }
     }
 
     /// Layer `i` of a memory.
-    pub fn tensor<'t>(&self, net: &'t Net, i: usize, [rate, a, n, r]: [&'t [f32]; 4]) -> Tensor<'t> {
-        Tensor { isa: self.isa, rows: self.rows, layer: &net.shape.layers[i], erase: net.erases[i], rate, a, n, r }
+    pub fn tensor<'t>(&self, net: &'t Net, i: usize, [rate, a, momenta, carried]: [&'t [f32]; 4]) -> Tensor<'t> {
+        let (layer, erase) = (&net.shape.layers[i], net.erases[i]);
+        Tensor { isa: self.isa, rows: self.rows, layer, erase, rate, a, momenta, carried }
     }
 
     /// What all memories are to learn from a block that is made.
@@ -340,12 +341,12 @@ impl<'a> Pass<'a> {
         self.known.nets.iter().for_each(|net| self.learn(net, state, w));
     }
 
-    /// What a memory has learned, into its weights.
+    /// What a memory has learned, into its weights and its momentum, and at the end of a chunk into its anchor.
     fn step(&self, net: &Net, x: &Block<'_>, state: &mut [f32], w: &mut Space<'_>) {
         let (place, part) = (&net.place, w.parts.of(net));
         for (i, layer) in net.shape.layers.iter().enumerate() {
             let mut steps = steps_of(i, x.count, self.known.widest, part.steps);
-            let tensor = self.tensor(net, i, [part.rate, part.a, w.n, part.carried]);
+            let tensor = self.tensor(net, i, [part.rate, part.a, w.momenta, part.carried]);
             if tensor.carries() {
                 // The momentum lies behind the weights.
                 let (own, momentum) = state.split_at_mut(place.momentum.start);

@@ -71,9 +71,9 @@ pub(super) struct Tensor<'a> {
     pub rate: &'a [f32],
     /// See [`decays`].
     pub a: &'a [f32],
-    /// See [`super::momentum`]; empty without one.
-    pub n: &'a [f32],
-    pub r: &'a [f32],
+    /// N and R of [`super::momentum`]; empty without one.
+    pub momenta: &'a [f32],
+    pub carried: &'a [f32],
 }
 
 /// What the steps of a block are made of.
@@ -149,12 +149,6 @@ impl Tensor<'_> {
     fn kept(&self, t: usize, s: usize) -> f32 {
         self.a[t * (self.n() + 1) + s]
     }
-    /// `A_nt` of the tokens, counted from one.
-    fn tails(&self, by: &mut [f32]) {
-        let n = self.n();
-        by.iter_mut().enumerate().for_each(|(t, by)| *by = self.kept(n, t + 1));
-    }
-
     /// The steps of a block from `w` before it, and from the momentum `s`, if there is one: `h [n, columns]`, `b [n, rows]`.
     pub fn steps(&self, w: &[f32], s: &[f32], h: &[f32], b: &[f32], f: &mut Steps<'_>) {
         let (l, isa, n) = (self.layer, self.isa, self.n());
@@ -175,7 +169,7 @@ impl Tensor<'_> {
             return rows::scale_rows(isa, l.rows, f.by, b, &mut f.c[..results]);
         }
         apply(isa, self.rows, l, w, z, &mut f.q[..results], Start::Zero);
-        f.by.iter_mut().enumerate().for_each(|(t, by)| *by = self.kept(t, 0));
+        self.before(self.a, f.by);
         rows::scale_rows(isa, l.rows, f.by, &f.q[..results], &mut f.p[..results]);
         if n > 1 {
             among(isa, l.columns, z, z, f.gram, Start::Zero);
@@ -187,9 +181,8 @@ impl Tensor<'_> {
     /// `w` from before a block to behind its steps.
     pub fn advance(&self, w: &mut [f32], f: &mut Steps<'_>) {
         let (l, n) = (self.layer, self.n());
-        self.tails(f.by);
         let space = &mut f.space[..n * l.rows];
-        rows::scale_rows(self.isa, l.rows, f.by, &f.c[..n * l.rows], space);
+        rows::scale_rows(self.isa, l.rows, self.behind(self.a), &f.c[..n * l.rows], space);
         rows::scale(self.isa, self.kept(n, 0), w);
         add_outer(self.isa, l, space, &f.z[..n * l.columns], w);
     }
@@ -213,13 +206,12 @@ impl Tensor<'_> {
         let (dz, dc) = (&mut d.z[..inputs], &mut d.c[..results]);
 
         // The end of the block.
-        self.tails(f.by);
         apply(isa, self.rows, l, dw, z, space, Start::Zero);
         d.by.fill(0.0);
         point::dots(isa, l.rows, space, c, d.by);
         (0..n).for_each(|t| da[n * side + t + 1] += d.by[t]);
-        rows::scale_rows(isa, l.rows, f.by, space, dc);
-        rows::scale_rows(isa, l.rows, f.by, c, space);
+        rows::scale_rows(isa, l.rows, self.behind(self.a), space, dc);
+        rows::scale_rows(isa, l.rows, self.behind(self.a), c, space);
         apply_back(isa, l, dw, space, dz, Start::Zero);
         let mut dot = 0.0;
         rows::inner(isa, dw, w, &mut dot);
@@ -269,7 +261,7 @@ impl Tensor<'_> {
         d.by.fill(0.0);
         point::dots(isa, l.rows, dp, &f.q[..results], d.by);
         (0..n).for_each(|t| da[t * side] += d.by[t]);
-        f.by.iter_mut().enumerate().for_each(|(t, by)| *by = self.kept(t, 0));
+        self.before(self.a, f.by);
         let space = &mut f.space[..results];
         rows::scale_rows(isa, l.rows, f.by, dp, space);
         add_outer(isa, l, space, z, dw);

@@ -6,7 +6,7 @@
 //! ```text
 //! W_t = retain_t W_{t-1} + e_t z_t^T + S_t,   S_t = momentum_t S_{t-1} + g_t z_t^T
 //! e_t = -rate_t p_t,   g_t = -rate_t l_t b_t,   p_t = W_{t-1} z_t
-//! N_ts = prod_{s < m <= t} momentum_m,   R_ts = retain_t R_{t-1,s} + N_ts from R_0s = 0
+//! N_ts = prod_{s < m <= t} momentum_m,   R_ts = retain_t R_{t-1,s} + N_ts   from R_00 = 0, and R_ss = 1 for s > 0
 //! p_t = A_{t-1,0} W_0 z_t + R_{t-1,0} S_0 z_t + sum_{s<t} (A_{t-1,s} e_s + R_{t-1,s} g_s) z_t . z_s
 //! W_n = A_n0 W_0 + R_n0 S_0 + sum_t (A_nt e_t + R_nt g_t) z_t^T
 //! S_n = N_n0 S_0 + sum_t N_nt g_t z_t^T
@@ -52,24 +52,24 @@ pub(super) fn carries_backward(retain: &[f32], r: &[f32], dr: &mut [f32], dn: &m
 pub(super) struct DGates<'a> {
     pub rate: &'a mut [f32],
     pub a: &'a mut [f32],
-    pub r: &'a mut [f32],
-    pub n: &'a mut [f32],
+    pub carried: &'a mut [f32],
+    pub momenta: &'a mut [f32],
 }
 
 impl Tensor<'_> {
     /// Whether there is a momentum.
     pub fn carries(&self) -> bool {
-        !self.r.is_empty()
+        !self.carried.is_empty()
     }
 
-    /// Column `s` of a matrix of products of gates, for the state before every token.
-    fn before(&self, of: &[f32], s: usize, by: &mut [f32]) {
+    /// The first column of a matrix of products of gates: what the start of the block is worth before every token.
+    pub fn before(&self, of: &[f32], by: &mut [f32]) {
         let side = self.n() + 1;
-        by.iter_mut().enumerate().for_each(|(t, by)| *by = of[t * side + s]);
+        by.iter_mut().enumerate().for_each(|(t, by)| *by = of[t * side]);
     }
 
     /// Its last row: what every token is worth behind the block.
-    fn behind<'m>(&self, of: &'m [f32]) -> &'m [f32] {
+    pub fn behind<'m>(&self, of: &'m [f32]) -> &'m [f32] {
         let side = self.n() + 1;
         &of[(side - 1) * side + 1..]
     }
@@ -92,17 +92,18 @@ impl Tensor<'_> {
         }
         let (p, space) = (&mut f.p[..results], &mut f.space[..results]);
         apply(isa, self.rows, l, w, z, &mut f.q[..results], Start::Zero);
-        self.before(self.a, 0, f.by);
+        self.before(self.a, f.by);
         rows::scale_rows(isa, l.rows, f.by, &f.q[..results], p);
         apply(isa, self.rows, l, s, z, &mut f.q_carried[..results], Start::Zero);
-        self.before(self.r, 0, f.by);
+        self.before(self.carried, f.by);
         self.add_rows(f.by, &f.q_carried[..results], space, p);
         if n > 1 {
             among(isa, l.columns, z, z, f.gram, Start::Zero);
             self.weigh(self.a, f.gram, f.m);
-            self.weigh(self.r, f.gram, f.m_carried);
+            self.weigh(self.carried, f.gram, f.m_carried);
             add_mixed(isa, l.rows, f.m_carried, fresh, p);
         }
+        // Nothing is learned here: that is in `fresh`.
         f.by.fill(0.0);
         point::solve(isa, l.rows, f.m, self.rate, f.by, b, p, &mut f.c[..results]);
     }
@@ -111,7 +112,7 @@ impl Tensor<'_> {
     fn carried_change(&self, f: &mut Steps<'_>) {
         let results = self.n() * self.layer.rows;
         let (space, extra) = (&mut f.space[..results], &mut f.extra[..results]);
-        rows::scale_rows(self.isa, self.layer.rows, self.behind(self.r), &f.fresh[..results], space);
+        rows::scale_rows(self.isa, self.layer.rows, self.behind(self.carried), &f.fresh[..results], space);
         if self.erase != Erase::Nothing {
             self.add_rows(self.behind(self.a), &f.c[..results], extra, space);
         }
@@ -123,10 +124,10 @@ impl Tensor<'_> {
         let (inputs, results, last) = (n * l.columns, n * l.rows, n * (n + 1));
         self.carried_change(f);
         rows::scale(isa, self.a[last], w);
-        rows::add_scaled(isa, self.r[last], s, w);
+        rows::add_scaled(isa, self.carried[last], s, w);
         add_outer(isa, l, &f.space[..results], &f.z[..inputs], w);
-        rows::scale_rows(isa, l.rows, self.behind(self.n), &f.fresh[..results], &mut f.space[..results]);
-        rows::scale(isa, self.n[last], s);
+        rows::scale_rows(isa, l.rows, self.behind(self.momenta), &f.fresh[..results], &mut f.space[..results]);
+        rows::scale(isa, self.momenta[last], s);
         add_outer(isa, l, &f.space[..results], &f.z[..inputs], s);
     }
 
@@ -165,27 +166,27 @@ impl Tensor<'_> {
         let (z, fresh) = (&f.z[..inputs], &f.fresh[..results]);
         let space = &mut f.space[..results];
         apply(isa, self.rows, l, dw, z, space, Start::Zero);
-        point::dots(isa, l.rows, space, fresh, &mut gates.r[last + 1..]);
-        rows::scale_rows(isa, l.rows, self.behind(self.r), space, dfresh);
+        point::dots(isa, l.rows, space, fresh, &mut gates.carried[last + 1..]);
+        rows::scale_rows(isa, l.rows, self.behind(self.carried), space, dfresh);
         if self.erase != Erase::Nothing {
             point::dots(isa, l.rows, space, &f.c[..results], &mut gates.a[last + 1..]);
             rows::scale_rows(isa, l.rows, self.behind(self.a), space, &mut d.c[..results]);
         }
         apply(isa, self.rows, l, ds, z, space, Start::Zero);
-        point::dots(isa, l.rows, space, fresh, &mut gates.n[last + 1..]);
-        self.add_rows(self.behind(self.n), space, &mut f.extra[..results], dfresh);
-        rows::scale_rows(isa, l.rows, self.behind(self.n), fresh, space);
+        point::dots(isa, l.rows, space, fresh, &mut gates.momenta[last + 1..]);
+        self.add_rows(self.behind(self.momenta), space, &mut f.extra[..results], dfresh);
+        rows::scale_rows(isa, l.rows, self.behind(self.momenta), fresh, space);
         apply_back(isa, l, ds, space, dz, Start::Zero);
         self.carried_change(f);
         apply_back(isa, l, dw, &f.space[..results], dz, Start::Current);
 
         let mut dot = 0.0;
-        for (x, dx, to) in [(w, &*dw, &mut *gates.a), (s, &*dw, &mut *gates.r), (s, &*ds, &mut *gates.n)] {
+        for (x, dx, to) in [(w, &*dw, &mut *gates.a), (s, &*dw, &mut *gates.carried), (s, &*ds, &mut *gates.momenta)] {
             rows::inner(isa, dx, x, &mut dot);
             to[last] += dot;
         }
-        rows::scale(isa, self.n[last], ds);
-        rows::add_scaled(isa, self.r[last], dw, ds);
+        rows::scale(isa, self.momenta[last], ds);
+        rows::add_scaled(isa, self.carried[last], dw, ds);
         rows::scale(isa, self.a[last], dw);
     }
 
@@ -215,12 +216,13 @@ impl Tensor<'_> {
         let (l, isa, n) = (self.layer, self.isa, self.n());
         let (inputs, results, side) = (n * l.columns, n * l.rows, n + 1);
         let (z, dp, dz) = (&f.z[..inputs], &d.p[..results], &mut d.z[..inputs]);
-        let sources = [(w, dw, self.a, &mut *gates.a, &*f.q), (s, ds, self.r, &mut *gates.r, &*f.q_carried)];
+        let sources =
+            [(w, dw, self.a, &mut *gates.a, &*f.q), (s, ds, self.carried, &mut *gates.carried, &*f.q_carried)];
         for (w, dw, products, dproducts, q) in sources {
             d.by.fill(0.0);
             point::dots(isa, l.rows, dp, &q[..results], d.by);
             (0..n).for_each(|t| dproducts[t * side] += d.by[t]);
-            self.before(products, 0, f.by);
+            self.before(products, f.by);
             let space = &mut f.space[..results];
             rows::scale_rows(isa, l.rows, f.by, dp, space);
             add_outer(isa, l, space, z, dw);
@@ -232,7 +234,7 @@ impl Tensor<'_> {
         among(isa, l.rows, dp, &f.c[..results], d.m, Start::Zero);
         among(isa, l.rows, dp, &f.fresh[..results], d.m_carried, Start::Zero);
         self.weigh_backward(self.a, f.gram, d.m, gates.a);
-        self.weigh_backward(self.r, f.gram, d.m_carried, gates.r);
+        self.weigh_backward(self.carried, f.gram, d.m_carried, gates.carried);
         rows::add_scaled(isa, 1.0, d.m_carried, d.m);
         add_mixed(isa, l.columns, d.m, z, dz);
         add_mixed_back(isa, l.columns, d.m, z, dz);

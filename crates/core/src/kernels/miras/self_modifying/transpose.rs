@@ -25,7 +25,7 @@ pub(super) struct Space<'a> {
     carried: &'a mut [f32],
     /// Over all memories; empty without momentum.
     momentum: &'a mut [f32],
-    n: &'a mut [f32],
+    momenta: &'a mut [f32],
     work: &'a mut [f32],
     steps: &'a mut [f32],
 }
@@ -44,14 +44,15 @@ impl<'a> Space<'a> {
         room(Self::lens(k, n))
     }
     pub fn new(known: &Known, n: usize, buffer: &'a mut [f32]) -> Self {
-        let [k, raw, v, q, r, s, answer, rate, retain, a, carried, momentum, n, work, steps] =
+        let [k, raw, v, q, r, s, answer, rate, retain, a, carried, momentum, momenta, work, steps] =
             cut(buffer, Self::lens(known, n));
-        Self { k, raw, v, q, r, s, answer, rate, retain, a, carried, momentum, n, work, steps }
+        Self { k, raw, v, q, r, s, answer, rate, retain, a, carried, momentum, momenta, work, steps }
     }
 }
 
 impl Pass<'_> {
-    /// Back through a block that is made; `state` lies before it, and `dstate` goes from behind to before.
+    /// Back through a block that is made, whose reads were looked at and from which all memories have learned, each in a part
+    /// of its own; `state` lies before it, and `dstate` goes from behind to before.
     pub fn back(
         &self,
         x: &Block<'_>,
@@ -62,7 +63,7 @@ impl Pass<'_> {
         dx: &mut DInputs<'_>,
         dstate: &mut [f32],
     ) {
-        for zeroed in [&mut *d.k, d.v, d.q, d.r, d.s, d.momentum, d.n] {
+        for zeroed in [&mut *d.k, d.v, d.q, d.r, d.s, d.momentum, d.momenta] {
             zeroed.fill(0.0);
         }
         for net in &self.known.nets {
@@ -75,7 +76,7 @@ impl Pass<'_> {
             self.memory_back(x, net, state, w, d, dstate);
         }
         if let (true, Some(slot)) = (self.known.carries(), self.known.rule.slots().1) {
-            decays_backward(w.momentum, w.n, d.n, d.momentum);
+            decays_backward(w.momentum, w.momenta, d.momenta, d.momentum);
             pointwise::add_scaled(self.isa, 1.0, d.momentum, dx[slot]);
         }
         let memory = self.known.net(Role::Memory);
@@ -86,7 +87,7 @@ impl Pass<'_> {
         self.make_back(x, state, w, d, dx[0], dstate);
     }
 
-    /// Back through the reads alone, and through queries that a memory makes; `dstate` is scratch.
+    /// Back through the reads alone, which were looked at, and through queries that a memory makes; `dstate` is scratch.
     pub fn reads_back(
         &self,
         x: &Block<'_>,
@@ -160,9 +161,9 @@ impl Pass<'_> {
         for zeroed in [&mut *d.a, d.rate, d.retain, d.carried] {
             zeroed.fill(0.0);
         }
-        let mut gates = DGates { rate: d.rate, a: d.a, r: d.carried, n: d.n };
+        let mut gates = DGates { rate: d.rate, a: d.a, carried: d.carried, momenta: d.momenta };
         for (i, layer) in shape.layers.iter().enumerate() {
-            let tensor = self.tensor(net, i, [part.rate, part.a, w.n, part.carried]);
+            let tensor = self.tensor(net, i, [part.rate, part.a, w.momenta, part.carried]);
             let mut steps = block::steps_of(i, count, self.known.widest, part.steps);
             let (input, result) = (shape.input(layer.level, count), shape.result(i, count));
             let (h, b) = (&frame.h[input.clone()], &frame.back[result.clone()]);
@@ -180,7 +181,7 @@ impl Pass<'_> {
             }
         }
         if self.known.carries() {
-            carries_backward(part.retain, part.carried, d.carried, d.n, d.retain);
+            carries_backward(part.retain, part.carried, d.carried, d.momenta, d.retain);
         }
         decays_backward(part.retain, part.a, d.a, d.retain);
         let anchor = place.anchor.clone();
