@@ -21,8 +21,9 @@
 
 use super::super::frame::{cut, room};
 use super::super::pointwise as rows;
-use super::super::rows::{Rows, add_mixed, add_mixed_back, add_outer, among, apply, apply_back};
+use super::super::rows::{Rows, add_outer, among, apply, apply_back};
 use super::super::shape::Layer;
+use super::momentum::DGates;
 use super::point;
 use crate::kernels::gemm::Start;
 use crate::simd::Isa;
@@ -188,7 +189,7 @@ impl Tensor<'_> {
     }
 
     /// Transpose of [`Tensor::steps`] from `w` before the block and of [`Tensor::advance`]; `dw` in place. Adds into `dh`,
-    /// `db`, `drate` and the gradient `da` of the decays.
+    /// `db` and `gates`.
     pub fn advance_backward(
         &self,
         h: &[f32],
@@ -198,7 +199,7 @@ impl Tensor<'_> {
         d: &mut DSteps<'_>,
         dw: &mut [f32],
         (dh, db): (&mut [f32], &mut [f32]),
-        (drate, da): (&mut [f32], &mut [f32]),
+        gates: &mut DGates<'_>,
     ) {
         let (l, isa, n) = (self.layer, self.isa, self.n());
         let (inputs, results, side) = (n * l.columns, n * l.rows, n + 1);
@@ -209,38 +210,35 @@ impl Tensor<'_> {
         apply(isa, self.rows, l, dw, z, space, Start::Zero);
         d.by.fill(0.0);
         point::dots(isa, l.rows, space, c, d.by);
-        (0..n).for_each(|t| da[n * side + t + 1] += d.by[t]);
+        (0..n).for_each(|t| gates.a[n * side + t + 1] += d.by[t]);
         rows::scale_rows(isa, l.rows, self.behind(self.a), space, dc);
         rows::scale_rows(isa, l.rows, self.behind(self.a), c, space);
         apply_back(isa, l, dw, space, dz, Start::Zero);
         let mut dot = 0.0;
         rows::inner(isa, dw, w, &mut dot);
-        da[n * side] += dot;
+        gates.a[n * side] += dot;
         rows::scale(isa, self.kept(n, 0), dw);
 
         if self.erase == Erase::Nothing {
             d.by.fill(0.0);
             point::dots(isa, l.rows, dc, b, d.by);
-            drate.iter_mut().zip(&*d.by).for_each(|(d, by)| *d -= by);
+            gates.rate.iter_mut().zip(&*d.by).for_each(|(d, by)| *d -= by);
             f.by.iter_mut().zip(self.rate).for_each(|(by, rate)| *by = -rate);
             rows::scale_rows(isa, l.rows, f.by, dc, space);
             rows::add_scaled(isa, 1.0, space, db);
             return rows::add_scaled(isa, 1.0, dz, dh);
         }
-        self.solve_backward(b, f, d, db, drate);
-        self.start_backward(w, f, d, dw, da);
+        self.solve_backward(f, d, gates.rate);
+        self.learned_backward(b, f, d, db, gates.rate);
+        self.start_backward([w, &[]], f, d, [dw, &mut []], gates);
         self.input_backward(h, f, d, dh);
     }
 
-    /// Transpose of the solve: adds into `db` and `drate`.
-    fn solve_backward(&self, b: &[f32], f: &mut Steps<'_>, d: &mut DSteps<'_>, db: &mut [f32], drate: &mut [f32]) {
+    /// From the steps to what flows back, to rates and lengths: adds into `db` and `drate`.
+    fn learned_backward(&self, b: &[f32], f: &mut Steps<'_>, d: &mut DSteps<'_>, db: &mut [f32], drate: &mut [f32]) {
         let (l, isa) = (self.layer, self.isa);
         let results = self.n() * l.rows;
-        let (dc, dp) = (&mut d.c[..results], &mut d.p[..results]);
-        point::solve_backward(isa, l.rows, f.m, self.rate, dc, dp);
-        d.by.fill(0.0);
-        point::dots(isa, l.rows, dc, &f.p[..results], d.by);
-        drate.iter_mut().zip(&*d.by).for_each(|(d, by)| *d -= by);
+        let (dc, dp) = (&d.c[..results], &d.p[..results]);
         d.by.fill(0.0);
         point::dots(isa, l.rows, dc, b, d.by);
         let parts = drate.iter_mut().zip(&mut *d.length).zip(&*d.by);
@@ -251,28 +249,6 @@ impl Tensor<'_> {
         let space = &mut f.space[..results];
         rows::scale_rows(isa, l.rows, f.length, dp, space);
         rows::add_scaled(isa, 1.0, space, db);
-    }
-
-    /// From p to the weights before the block, the decays and the directions.
-    fn start_backward(&self, w: &[f32], f: &mut Steps<'_>, d: &mut DSteps<'_>, dw: &mut [f32], da: &mut [f32]) {
-        let (l, isa, n) = (self.layer, self.isa, self.n());
-        let (inputs, results, side) = (n * l.columns, n * l.rows, n + 1);
-        let (z, dp, dz) = (&f.z[..inputs], &d.p[..results], &mut d.z[..inputs]);
-        d.by.fill(0.0);
-        point::dots(isa, l.rows, dp, &f.q[..results], d.by);
-        (0..n).for_each(|t| da[t * side] += d.by[t]);
-        self.before(self.a, f.by);
-        let space = &mut f.space[..results];
-        rows::scale_rows(isa, l.rows, f.by, dp, space);
-        add_outer(isa, l, space, z, dw);
-        apply_back(isa, l, w, space, dz, Start::Current);
-        if n == 1 {
-            return;
-        }
-        among(isa, l.rows, dp, &f.c[..results], d.m, Start::Zero);
-        self.weigh_backward(self.a, f.gram, d.m, da);
-        add_mixed(isa, l.columns, d.m, z, dz);
-        add_mixed_back(isa, l.columns, d.m, z, dz);
     }
 
     /// Products of directions below the diagonal, times what a token is worth before another; zero elsewhere.

@@ -144,8 +144,8 @@ impl Tensor<'_> {
     ) {
         self.carried_end_backward([w, s], f, d, [&mut *dw, &mut *ds], gates);
         if self.erase != Erase::Nothing {
-            self.carried_solve_backward(f, d, gates);
-            self.carried_start_backward([w, s], f, d, [dw, ds], gates);
+            self.solve_backward(f, d, gates.rate);
+            self.start_backward([w, s], f, d, [dw, ds], gates);
         }
         self.fresh_backward(b, f, d, db, gates.rate);
         self.input_backward(h, f, d, dh);
@@ -190,22 +190,22 @@ impl Tensor<'_> {
         rows::scale(isa, self.a[last], dw);
     }
 
-    /// From e to p, and from there to the g before.
-    fn carried_solve_backward(&self, f: &mut Steps<'_>, d: &mut DSteps<'_>, gates: &mut DGates<'_>) {
+    /// Transpose of the solve, with momentum or without: to p, and from there to the g before.
+    pub fn solve_backward(&self, f: &Steps<'_>, d: &mut DSteps<'_>, drate: &mut [f32]) {
         let (l, isa, n) = (self.layer, self.isa, self.n());
         let results = n * l.rows;
         let (dc, dp) = (&mut d.c[..results], &mut d.p[..results]);
         point::solve_backward(isa, l.rows, f.m, self.rate, dc, dp);
         d.by.fill(0.0);
         point::dots(isa, l.rows, dc, &f.p[..results], d.by);
-        gates.rate.iter_mut().zip(&*d.by).for_each(|(d, by)| *d -= by);
-        if n > 1 {
+        drate.iter_mut().zip(&*d.by).for_each(|(d, by)| *d -= by);
+        if n > 1 && self.carries() {
             add_mixed_back(isa, l.rows, f.m_carried, dp, &mut d.fresh[..results]);
         }
     }
 
-    /// From p to weights and momentum before the block, to products of gates and to directions.
-    fn carried_start_backward(
+    /// From p to the weights before the block and the momentum, if there is one, to products of gates and to directions.
+    pub fn start_backward(
         &self,
         [w, s]: [&[f32]; 2],
         f: &mut Steps<'_>,
@@ -216,9 +216,9 @@ impl Tensor<'_> {
         let (l, isa, n) = (self.layer, self.isa, self.n());
         let (inputs, results, side) = (n * l.columns, n * l.rows, n + 1);
         let (z, dp, dz) = (&f.z[..inputs], &d.p[..results], &mut d.z[..inputs]);
-        let sources =
-            [(w, dw, self.a, &mut *gates.a, &*f.q), (s, ds, self.carried, &mut *gates.carried, &*f.q_carried)];
-        for (w, dw, products, dproducts, q) in sources {
+        let held = (w, dw, self.a, &mut *gates.a, &*f.q);
+        let carried = self.carries().then_some((s, ds, self.carried, &mut *gates.carried, &*f.q_carried));
+        for (w, dw, products, dproducts, q) in [Some(held), carried].into_iter().flatten() {
             d.by.fill(0.0);
             point::dots(isa, l.rows, dp, &q[..results], d.by);
             (0..n).for_each(|t| dproducts[t * side] += d.by[t]);
@@ -232,10 +232,12 @@ impl Tensor<'_> {
             return;
         }
         among(isa, l.rows, dp, &f.c[..results], d.m, Start::Zero);
-        among(isa, l.rows, dp, &f.fresh[..results], d.m_carried, Start::Zero);
         self.weigh_backward(self.a, f.gram, d.m, gates.a);
-        self.weigh_backward(self.carried, f.gram, d.m_carried, gates.carried);
-        rows::add_scaled(isa, 1.0, d.m_carried, d.m);
+        if self.carries() {
+            among(isa, l.rows, dp, &f.fresh[..results], d.m_carried, Start::Zero);
+            self.weigh_backward(self.carried, f.gram, d.m_carried, gates.carried);
+            rows::add_scaled(isa, 1.0, d.m_carried, d.m);
+        }
         add_mixed(isa, l.columns, d.m, z, dz);
         add_mixed_back(isa, l.columns, d.m, z, dz);
     }

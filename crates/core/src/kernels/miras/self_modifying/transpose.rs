@@ -177,7 +177,7 @@ impl Pass<'_> {
                 tensor.carried_backward(given, &mut steps, &mut dsteps, moved, to, &mut gates);
             } else {
                 let (w, dw) = (&state[at.clone()], &mut dstate[at]);
-                tensor.advance_backward(h, b, w, &mut steps, &mut dsteps, dw, to, (gates.rate, gates.a));
+                tensor.advance_backward(h, b, w, &mut steps, &mut dsteps, dw, to, &mut gates);
             }
         }
         if self.known.carries() {
