@@ -23,7 +23,7 @@ pub use erased::{BoundKernel, ErasedRule, Number, Over};
 pub use error::{Error, Result, expect_len};
 pub use kernel::{Backward, Cotangents, Forward, Kernel, KernelChoice, ReadOnly, Scratch, Sequence};
 pub use rule::{
-    About, Activation, ChunkForm, Dims, HeadDecay, Input, MemoryRule, Start, StateTensor, Width, input, named,
+    About, Activation, ChunkForm, Dims, HeadDecay, Holds, Input, MemoryRule, Start, StateTensor, Width, input, named,
     named_mut, start_state,
 };
 pub use rules::AnyRule;

@@ -65,8 +65,8 @@ pub enum Activation {
     Unit,
     /// Projection, short convolution, SiLU: values.
     Silu,
-    /// The head's own channels of the block's input, short convolution, SiLU: no projection, so heads together are as
-    /// wide as the stream.
+    /// The head's own channels of the block's input, short convolution: no projection, so heads together are as wide as
+    /// the stream, and no SiLU.
     Share,
     /// `floor + (max - floor) sigmoid(x w + bias)`, times `1 - g` where `damped_by` names another gate `g`.
     Sigmoid {
@@ -215,6 +215,17 @@ pub enum Start {
     Same(usize),
 }
 
+/// What a tensor of the state is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// The memory: what a write moves by what it has learned, momenta too.
+    Memory,
+    /// What stands beside it: windows of keys and values, covariances of keys, copies from an earlier moment.
+    Past,
+    /// Numbers that only count tokens: no read and no gradient follows them.
+    Counts,
+}
+
 /// One named tensor of a rule's state. All of them lie one after the other in one flat buffer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateTensor {
@@ -224,8 +235,8 @@ pub struct StateTensor {
     pub shape: Vec<usize>,
     /// What it holds before the first token.
     pub start: Start,
-    /// True for numbers that only count tokens: no read and no gradient follows them.
-    pub counts: bool,
+    /// What it is for.
+    pub holds: Holds,
 }
 
 impl StateTensor {
@@ -235,15 +246,19 @@ impl StateTensor {
     }
     /// A tensor of this shape that starts at zero.
     pub fn zeros(name: impl Into<Cow<'static, str>>, shape: Vec<usize>) -> Self {
-        Self { name: name.into(), shape, start: Start::Zero, counts: false }
+        Self { name: name.into(), shape, start: Start::Zero, holds: Holds::Memory }
     }
     /// A vector of counts that start at zero.
     pub fn counts(name: impl Into<Cow<'static, str>>, len: usize) -> Self {
-        Self { counts: true, ..Self::zeros(name, vec![len]) }
+        Self { holds: Holds::Counts, ..Self::zeros(name, vec![len]) }
     }
     /// The same tensor with another start.
     pub fn starting(self, start: Start) -> Self {
         Self { start, ..self }
+    }
+    /// The same tensor as one that stands beside the memory.
+    pub fn of_the_past(self) -> Self {
+        Self { holds: Holds::Past, ..self }
     }
     /// Number of values.
     pub fn len(&self) -> usize {

@@ -7,10 +7,26 @@ mod commands;
 mod table;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use std::process::ExitCode;
 
 /// Whatever went wrong: printed as one line.
 type Failure = Box<dyn std::error::Error>;
+
+/// What a command ends with that Ctrl-C or a signal stopped, when it has kept and said what there is.
+#[derive(Debug)]
+struct Stopped;
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("stopped")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// Its exit status, as shells expect: what comes next in a script must not begin.
+const STOPPED: u8 = hecate_train::interrupt::EXIT_STATUS as u8;
 
 /// Exit status of a command line that cannot be read, as clap has it.
 const USAGE: u8 = 2;
@@ -18,17 +34,19 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
-        // Help and versions were asked for.
+        // Help and versions were asked for, or nothing was, and the help is the answer.
         Err(asked) if !asked.use_stderr() => asked.exit(),
+        Err(nothing) if nothing.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => nothing.exit(),
         Err(error) => {
-            eprintln!("{}", one_line(&error.to_string()));
+            errln!("{}", one_line(&error.to_string()));
             return ExitCode::from(USAGE);
         }
     };
     match commands::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is::<Stopped>() => ExitCode::from(STOPPED),
         Err(failure) => {
-            eprintln!("error: {failure}");
+            errln!("error: {failure}");
             ExitCode::FAILURE
         }
     }

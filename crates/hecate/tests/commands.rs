@@ -294,3 +294,54 @@ fn a_run_that_diverges_names_the_step_and_keeps_its_last_checkpoint() {
     std::fs::write(dir.path().join("run/run.toml"), config.replace(peak, "peak = 1e-3")).unwrap();
     assert!(succeed(dir.path(), &["train", "--resume", "run"]).contains("held-out"));
 }
+
+/// Trains the tiny run with one block for two steps: what stands on standard output and on standard error.
+fn block(folder: &std::path::Path, out: &str, block: &str, more: &[&str]) -> [String; 2] {
+    let block = format!("model.blocks=[{{{block}}}]");
+    let line = [&["train", "default"], TINY, &["train.steps=2", "--data", "text.txt", "--out", out, &block], more];
+    let done = run(folder, &line.concat());
+    let [said, warned] = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(done.status.success(), "{warned}");
+    [said, warned]
+}
+
+#[test]
+fn a_model_whose_tokens_see_ahead_warns_wherever_it_is_scored() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let mac = |causal| {
+        let mixer = format!("type=\"mac\",segment=16,causal={causal},attention={{heads=2}},memory={{heads=2}}");
+        format!("mixer={{{mixer}}},channel={{type=\"mlp\"}}")
+    };
+    let [said, warned] = block(dir.path(), "ahead", &mac(false), &["train.sample_every=1"]);
+    assert!(warned.contains("warning: blocks.0.mixer.causal = false"), "{warned}");
+    assert!(said.contains("held-out bits per byte") && dir.path().join("ahead/report.html").exists(), "{said}");
+    for command in [vec!["eval", "ahead", "text.txt"], vec!["inspect", "--config", "ahead"]] {
+        let done = run(dir.path(), &command);
+        assert!(done.status.success());
+        assert!(String::from_utf8_lossy(&done.stderr).contains("warning: blocks.0.mixer.causal"), "{command:?}");
+    }
+    assert!(refuse(dir.path(), &["generate", "ahead", "--prompt", "line"]).contains("causal = true"));
+    let [_, warned] = block(dir.path(), "causal", &mac(true), &[]);
+    assert!(!warned.contains("causal = false"), "{warned}");
+}
+
+#[test]
+fn a_run_that_would_hardly_learn_where_memories_start_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let deep = "mixer={type=\"memory\",rule=\"titans_mlp\",heads=2},channel={type=\"mlp\"}";
+    let [_, warned] = block(dir.path(), "carried", deep, &[]);
+    assert!(warned.contains("train.reset_every = 2"), "{warned}");
+    let [_, warned] = block(dir.path(), "reset", deep, &["train.reset_every=2"]);
+    assert!(!warned.contains("reset_every = 2 starts"), "{warned}");
+}
+
+#[test]
+fn what_a_continuum_memory_learns_is_measured_against_none_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    let hope = "mixer={type=\"attention\",heads=2,window=8},channel={type=\"cms\",levels=[{period=8},{period=64}]}";
+    let [said, _] = block(dir.path(), "run", hope, &[]);
+    assert!(said.contains("with memory frozen"), "{said}");
+}

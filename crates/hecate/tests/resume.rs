@@ -118,7 +118,8 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     assert!(kill.success());
     let out = child.wait_with_output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
-    assert!(out.status.success() && text.contains("hecate train --resume stopped"), "{text}");
+    assert_eq!(out.status.code(), Some(130), "what comes next in a script must not begin");
+    assert!(text.contains("hecate train --resume stopped"), "{text}");
     succeed(dir.path(), &["train", "--resume", "stopped"]);
     assert_eq!(bytes(dir.path(), "whole/model.safetensors"), bytes(dir.path(), "stopped/model.safetensors"));
 }

@@ -31,7 +31,7 @@ pub mod weights;
 pub use access::{Access, Parts};
 pub use block::MemoryInfo;
 pub use buffer::Buffer;
-pub use config::ModelConfig;
+pub use config::{BlockConfig, MixerConfig, ModelConfig};
 pub use cost::LearningCost;
 pub use decode::{FIRST_TOKEN, generate};
 pub use error::{Error, Result};

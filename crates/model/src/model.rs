@@ -2,7 +2,7 @@
 
 use crate::access::Access;
 use crate::block::{Again, BlockTape, Call, MemoryInfo, Pace, RopeTable};
-use crate::config::ModelConfig;
+use crate::config::{BlockConfig, ModelConfig};
 use crate::error::{Error, Result};
 use crate::optim::InputLayout;
 use crate::params::{Init, Kind, ParamLayout, Params};
@@ -168,6 +168,14 @@ impl Model {
     pub fn new_state<F: Scalar>(&self) -> State<F> {
         State::new(self.state.clone())
     }
+    /// The first block in which a token sees tokens behind it, see [`BlockConfig::sees_ahead`](crate::BlockConfig::sees_ahead).
+    pub fn sees_ahead(&self) -> Option<usize> {
+        self.config.blocks.iter().position(BlockConfig::sees_ahead)
+    }
+    /// Whether a sequence that is served changes anything that it reads later, attention aside.
+    pub fn remembers(&self) -> bool {
+        self.memories().next().is_some() || self.levels().next().is_some()
+    }
     /// The memories of all blocks, level by level, with their block.
     pub fn memories(&self) -> impl Iterator<Item = (usize, MemoryInfo)> + '_ {
         self.trunk.memories()
@@ -255,9 +263,7 @@ impl Model {
                 let (tokens, targets) = (&rest[..room], &rest[1..=room]);
                 let lesson = Lesson { pos: begin, tokens, targets, access, pace };
                 let (State { data, fast, .. }, Workspace { sums, slice, pool, .. }) = (&mut *state, &mut *ws);
-                let mut moving = Moving { data, fast, sums, slice, pool };
-                self.slice(ops, params, &lesson, moving.reborrow())?;
-                self.learn(ops, params, &lesson, moving);
+                self.serve_slice(ops, params, &lesson, Moving { data, fast, sums, slice, pool })?;
                 state.position = end;
                 if want == Logits::All {
                     ws.logits[done * vocab..][..room * vocab].copy_from_slice(&ws.slice.logits);

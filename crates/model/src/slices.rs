@@ -10,7 +10,7 @@
 //! again, from what the state was before them, when the token behind the slice comes.
 
 use crate::access::Access;
-use crate::block::{Again, Block, BlockTape, Call, Cms, Pace, Predictions, RopeTable, next_change};
+use crate::block::{Again, Block, BlockTape, Call, Cms, CmsTape, Pace, Predictions, RopeTable, next_change};
 use crate::error::Result;
 use crate::model::{Model, Tape, Workspace};
 use crate::params::{Kind, ParamLayout, Params};
@@ -92,13 +92,6 @@ pub(crate) struct Moving<'a, F> {
     pub pool: &'a mut Pool<F>,
 }
 
-impl<F> Moving<'_, F> {
-    /// The same for a shorter time.
-    pub fn reborrow(&mut self) -> Moving<'_, F> {
-        Moving { data: self.data, fast: self.fast, sums: self.sums, slice: self.slice, pool: self.pool }
-    }
-}
-
 /// Entropy of each row's softmax.
 fn fill_entropies<F: Scalar>(vocab: usize, logits: &[F], entropies: &mut [F]) {
     for (row, entropy) in logits.chunks_exact(vocab).zip(entropies) {
@@ -109,10 +102,8 @@ fn fill_entropies<F: Scalar>(vocab: usize, logits: &[F], entropies: &mut [F]) {
     }
 }
 
-/// The continuum memory of a block, with what stands beside the block.
-fn with_cms<T>((block, beside): (&Block, T)) -> Option<(&Cms, T)> {
-    Some((block.cms()?, beside))
-}
+/// What a continuum memory does with what a slice left in its tape: block, tape, what the sequence added, the sums.
+type Learn<'l, F> = dyn FnMut(&Cms, usize, &CmsTape<F>, &mut [F], &mut [F], &mut Pool<F>) + 'l;
 
 /// The tokens of a slice, those that follow them, and what may be learned from them.
 pub(crate) struct Lesson<'a> {
@@ -207,22 +198,35 @@ impl Model {
             pace: Pace::Serving,
         };
         let Workspace { sums, slice, pool, .. } = ws;
-        let mut moving = Moving { data, fast, sums, slice, pool };
-        let result = self.slice(ops, params, &lesson, moving.reborrow());
-        if result.is_ok() {
-            self.learn(ops, params, &lesson, moving);
-        }
+        let moving = Moving { data, fast, sums, slice, pool };
+        let result = self.serve_slice(ops, params, &lesson, moving);
         open.tokens.clear();
         result
     }
 
-    /// Runs a slice, and finds what is to be learned from it.
-    pub(crate) fn slice<O: Ops>(
+    /// Runs a slice, and lets all continuum memories learn from it.
+    pub(crate) fn serve_slice<O: Ops>(
         &self,
         ops: &O,
         params: &Params<O::F>,
         lesson: &Lesson<'_>,
         moving: Moving<'_, O::F>,
+    ) -> Result<()> {
+        let call = self.trunk.call(ops, params, lesson.tokens.len(), lesson.pos, lesson.access, &[]);
+        self.slice(ops, params, lesson, moving, &mut |cms, block, tape, fast, sums, pool| {
+            cms.learn(&Call { block, pace: lesson.pace, ..call }, tape, fast, sums, pool);
+        })
+    }
+
+    /// Runs a slice, and on the way back lets the continuum memory of each block `learn` as soon as it is known what from:
+    /// no other block looks at its weights, and they have just been read.
+    fn slice<O: Ops>(
+        &self,
+        ops: &O,
+        params: &Params<O::F>,
+        lesson: &Lesson<'_>,
+        moving: Moving<'_, O::F>,
+        learn: &mut Learn<'_, O::F>,
     ) -> Result<()> {
         let (width, n) = (self.config().width, lesson.tokens.len());
         let Moving { data, fast, sums, slice, pool } = moving;
@@ -241,38 +245,29 @@ impl Model {
         let logits = fit(logits, n * self.config().vocab);
         self.head_forward(ops, params, normed, logits);
 
-        let scratch = fit(scratch, self.trunk.schedule.scratch);
-        if self.trunk.schedule.columns {
-            let mut dx = pool.zeros(n * width);
-            self.column_loss(ops, params, lesson.targets, [x, normed, logits], &mut dx, scratch, pool);
-            for (b, (block, own)) in self.trunk.blocks.iter().zip(&mut *blocks).enumerate().rev() {
-                let call = Call { block: b, fast: sums, column: true, ..call };
-                block.backward(&call, own, &mut dx, scratch, &mut Again::default(), pool)?;
-            }
-            pool.give(dx);
-        }
-        for (cms, (b, own)) in self.trunk.blocks.iter().zip(blocks.iter_mut().enumerate()).filter_map(with_cms) {
-            cms.look_at_itself(&Call { block: b, fast: sums, ..call }, &mut own.cms, pool);
-        }
-        if self.trunk.schedule.predictions {
+        let schedule = &self.trunk.schedule;
+        if schedule.predictions {
             let targets = Targets::new(lesson.targets, O::F::one());
             targets.forward(ops, self.config().vocab, logits, fit(losses, n));
             fill_entropies(self.config().vocab, logits, fit(entropies, n));
         }
         let predictions = Predictions { losses, entropies };
-        for (cms, own) in self.trunk.blocks.iter().zip(blocks).filter_map(with_cms) {
-            cms.shut_out(n, &mut own.cms, predictions, fast);
+        let (mut dx, scratch) = (pool.zeros(n * width), fit(scratch, schedule.scratch));
+        if schedule.columns {
+            self.column_loss(ops, params, lesson.targets, [x, normed, logits], &mut dx, scratch, pool);
         }
+        for (b, (block, own)) in self.trunk.blocks.iter().zip(blocks).enumerate().rev() {
+            let call = Call { block: b, fast: sums, ..call };
+            if schedule.columns {
+                block.backward(&Call { column: true, ..call }, own, &mut dx, scratch, &mut Again::default(), pool)?;
+            }
+            let Some(cms) = block.cms() else { continue };
+            cms.look_at_itself(&call, &mut own.cms, pool);
+            cms.shut_out(&call, &mut own.cms, predictions, fast);
+            learn(cms, b, &own.cms, fast, sums, pool);
+        }
+        pool.give(dx);
         Ok(())
-    }
-
-    /// Lets all continuum memories learn from a slice that has run.
-    pub(crate) fn learn<O: Ops>(&self, ops: &O, params: &Params<O::F>, lesson: &Lesson<'_>, moving: Moving<'_, O::F>) {
-        let Moving { fast, sums, slice, pool, .. } = moving;
-        let call = self.trunk.call(ops, params, lesson.tokens.len(), lesson.pos, lesson.access, &[]);
-        for (cms, (b, own)) in self.trunk.blocks.iter().zip(slice.blocks.iter().enumerate()).filter_map(with_cms) {
-            cms.learn(&Call { block: b, pace: lesson.pace, ..call }, &own.cms, fast, sums, pool);
-        }
     }
 
     /// The gradient of every token's loss with respect to the stream at that token.
@@ -318,34 +313,32 @@ impl Model {
             let to = end.min(from + (self.trunk.schedule.end_of_slice(pos, pace) - pos) as usize);
             let (tokens, targets) = (&tokens[from..to], &targets[from..to]);
             let lesson = Lesson { pos, tokens, targets, access: &Access::Learn, pace };
-            let mut moving = Moving { data, fast: &mut state.fast, sums, slice, pool };
-            self.slice(ops, params, &lesson, moving.reborrow())?;
-            self.collect(ops, params, state.position, (from..to, to == end), moving, blocks);
+            let moving = Moving { data, fast: &mut state.fast, sums, slice, pool };
+            self.play_slice(ops, params, state.position, (from..to, to == end), &lesson, moving, blocks)?;
             from = to;
         }
         self.trunk.add_up(params, &again.fast, &mut again.sums);
         Ok(())
     }
 
-    /// Appends a slice that has run to the tape of a training call that began at `pos`, and lets continuum memories learn from
-    /// it; it is the call's rows, and maybe its last.
-    pub(crate) fn collect<O: Ops>(
+    /// Runs a slice of a training call that began at `pos`, the call's `rows` and maybe its `last`: appends it to the tape of
+    /// the call, from which continuum memories learn.
+    pub(crate) fn play_slice<O: Ops>(
         &self,
         ops: &O,
         params: &Params<O::F>,
         pos: u64,
         (rows, last): (Range<usize>, bool),
+        lesson: &Lesson<'_>,
         moving: Moving<'_, O::F>,
         blocks: &mut [BlockTape<O::F>],
-    ) {
-        let Moving { fast, sums, slice, pool, .. } = moving;
-        let call = self.trunk.call(ops, params, rows.end, pos, &Access::Learn, &[]);
-        let both = slice.blocks.iter().zip(blocks).enumerate();
-        for (cms, (b, (slice, whole))) in self.trunk.blocks.iter().zip(both).filter_map(with_cms) {
-            cms.collect(&slice.cms, &mut whole.cms, rows.start == 0);
-            let call = Call { block: b, pace: self.trunk.training_pace(), ..call };
-            cms.learn_collected(&call, &mut whole.cms, last, fast, sums, pool);
-        }
+    ) -> Result<()> {
+        let call = self.trunk.call(ops, params, rows.end, pos, lesson.access, &[]);
+        self.slice(ops, params, lesson, moving, &mut |cms, block, tape, fast, sums, pool| {
+            let whole = &mut blocks[block].cms;
+            cms.collect(tape, whole, rows.start == 0);
+            cms.learn_collected(&Call { block, pace: lesson.pace, ..call }, whole, last, fast, sums, pool);
+        })
     }
 
     /// What continuum memories did in a sequence: `blocks.N.levels.L.written`, the share of tokens that a level behind a gate

@@ -167,9 +167,9 @@ impl<'a> Unrolled<'a> {
             known.push(Known { rows: from..to, sums: sums.clone(), grads: vec![D::zero(); sums.len()] });
             let (tokens, targets) = (&self.tokens[from..to], &self.targets[from..to]);
             let lesson = Lesson { pos, tokens, targets, access: &Access::Learn, pace };
-            let mut moving = Moving { data: &mut data, fast: &mut state.fast, sums, slice, pool };
-            model.slice(&self.ops, &self.params, &lesson, moving.reborrow())?;
-            model.collect(&self.ops, &self.params, state.position, (from..to, to == n), moving, blocks);
+            let moving = Moving { data: &mut data, fast: &mut state.fast, sums, slice, pool };
+            let rows = (from..to, to == n);
+            model.play_slice(&self.ops, &self.params, state.position, rows, &lesson, moving, blocks)?;
             from = to;
         }
         Ok(known)

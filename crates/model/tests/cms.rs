@@ -7,7 +7,7 @@ use hecate_model::config::{
     MalConfig, MemoryConfig, MixerConfig, MlpConfig, MlpKindConfig, NormConfig, Objective, Reads, Reduction, Replay,
     Surprise, SurpriseGate,
 };
-use hecate_model::state::NamedTensor;
+use hecate_model::state::{Content, NamedTensor};
 use hecate_model::{Access, Lineage, Logits, Model, ModelConfig, Params, Parts, State, Tape, Workspace};
 use std::collections::BTreeMap;
 
@@ -396,6 +396,26 @@ fn gradients_wait_while_a_level_is_frozen_over_its_change() {
     let more: Vec<f64> = at("delta").map(|i| state.fast[i] - alone.fast[i]).collect();
     let expected: Vec<f64> = waited.iter().map(|g| -0.5 / 4.0 * g).collect();
     close("what waited", &more, &expected, 1e-9);
+}
+
+#[test]
+fn counts_of_a_file_are_checked() {
+    let channel = CmsConfig { replay: Some(Replay { size: 5, ..Replay::default() }), ..cms(Arrangement::Sequential) };
+    let model = model_of(&MixerConfig::Memory(memory("titans")), &channel, NormConfig::Pre);
+    let lineage = Lineage { base: "b".into(), config: "c".into(), isa: "i".into() };
+    let layout = model.state_layout();
+    let counts = layout.fast.iter().filter(|spec| matches!(spec.content, Content::Count(_)));
+    for spec in counts.clone() {
+        let Content::Count(most) = spec.content else { unreachable!() };
+        for (value, fits) in [(0.0, true), (0.5, false), (-1.0, false), (5.0, most >= 5), (1e7, most > 5)] {
+            let mut state: State<f32> = model.new_state();
+            state.fast[spec.range.start] = value;
+            let read = State::from_bytes(layout.clone(), &lineage, state.to_bytes(&lineage).unwrap());
+            assert_eq!(read.is_ok(), fits, "{} = {value}", spec.name);
+            assert!(fits || read.unwrap_err().to_string().contains(&spec.name));
+        }
+    }
+    assert!(counts.clone().any(|spec| spec.name.ends_with("replay.next")));
 }
 
 /// A state file whose open tokens are none of the vocabulary's, or too many, is an error and no panic.

@@ -4,7 +4,7 @@ use hecate_core::ops::{Ops, Reference};
 use hecate_core::{AnyRule, Dual, Scalar};
 use hecate_model::config::{
     Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, MemoryConfig, MixerConfig,
-    Objective, Surprise, SurpriseGate,
+    Objective, Replay, Surprise, SurpriseGate,
 };
 use hecate_model::rng::Rng;
 use hecate_model::{Error, IGNORED, Model, ModelConfig, Params, State, Tape};
@@ -130,6 +130,24 @@ fn levels_learn_nothing_from_what_is_not_asked_for() {
         let (all, first, none) = (added(&TARGETS), added(&masked(|t| t < 6)), added(&masked(|_| false)));
         assert!(none.iter().all(|&x| x == 0.0));
         assert!(first.iter().any(|&x| x != 0.0) && first != all);
+    }
+}
+
+/// What nothing was learned from is not learned again either.
+#[test]
+fn pairs_are_kept_of_tokens_that_are_asked_for() {
+    let replay = Some(Replay { size: 9, draw: 3, ..Replay::default() });
+    let ChannelConfig::Cms(config) = continuum(Arrangement::Sequential, Objective::Task, None) else { unreachable!() };
+    let model = model(memory("titans"), ChannelConfig::Cms(CmsConfig { replay, ..config }));
+    let (ops, params): (_, Params<f64>) = (Reference::<f64>::new(), model.params().init(5));
+    for (targets, asked) in [(masked(|_| false), 0.0), (masked(third), 4.0), (masked(|_| true), 9.0)] {
+        let state = run(&ops, &model, &params, &targets, 0.25).state;
+        let of = |end: &str| {
+            let specs = model.state_layout().fast.iter().filter(|spec| spec.name.ends_with(end));
+            specs.flat_map(|spec| state.fast[spec.range.clone()].to_vec()).collect::<Vec<f64>>()
+        };
+        assert_eq!(of("replay.filled"), [asked; 4]);
+        assert_eq!(of(".delta").iter().all(|&x| x == 0.0), asked == 0.0);
     }
 }
 

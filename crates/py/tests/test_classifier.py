@@ -158,6 +158,21 @@ def test_errors_say_what_to_do():
             call()
 
 
+def test_a_call_that_fails_changes_nothing():
+    X, y = points(0, 20, 0)
+    model = hecate.Classifier(width=8, heads="per_task")
+    with pytest.raises(ValueError, match="classes="):
+        model.partial_fit(X, y, classes=["no0", "other"])
+    assert not hasattr(model, "classes_") and not hasattr(model, "_learner")
+    model.partial_fit(X, y, task=0)
+    before = model.predict_proba(X)
+    with pytest.raises(ValueError, match="classes="):
+        model.partial_fit(X, y, classes=["yes0"], task=1)
+    assert model.tasks_ == [0] and np.array_equal(model.predict_proba(X), before)
+    model.partial_fit(X, y, classes=["yes0", "no0"], task=1)
+    assert model.tasks_ == [0, 1]
+
+
 def test_scikit_learn_is_not_loaded_by_the_package():
     code = "import hecate, sys, numpy; hecate.Classifier().fit(numpy.eye(4), [0, 1, 0, 1]); print('sklearn' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

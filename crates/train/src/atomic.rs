@@ -62,6 +62,17 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<(
     temporary.rename_to(&target)
 }
 
+/// Makes sure that a file at `path` could be replaced, before the work that its content takes.
+///
+/// # Errors
+/// As [`write()`].
+pub fn check_replaceable(path: &Path) -> Result<()> {
+    let target = replaceable(path)?;
+    let temporary = Temporary::beside(&target)?;
+    let file = OpenOptions::new().write(true).create_new(true).open(&temporary.path);
+    file.map(drop).map_err(Error::io("create", &target))
+}
+
 /// Runs `fill` on a buffered `file`, then makes sure that every byte is on the disk.
 pub(crate) fn fill_and_sync(file: File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, file);

@@ -70,6 +70,9 @@ pub enum Error {
         /// Version that can be read.
         known: u64,
     },
+    /// What was asked to stop has stopped.
+    #[error("stopped as asked")]
+    Stopped,
     /// The model refused or broke.
     #[error(transparent)]
     Model(#[from] hecate_model::Error),

@@ -4,11 +4,12 @@
 //! every byte scored once, before it is learned. *By position*: the text cut into pieces that each start from a new
 //! state, so that the n-th token of a piece has exactly n tokens behind it.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::stream::{Pass, Stream};
 use hecate_core::ops::Ops;
 use hecate_model::{Access, Logits, Model, Params, State, Workspace};
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
 /// Tokens of one forward call.
 pub(crate) const CALL_TOKENS: usize = 512;
@@ -51,10 +52,10 @@ impl Evaluation {
 }
 
 /// Scores a stream of byte tokens: the carried pass goes on from `state` and leaves it at the end of the text, the
-/// pieces by position start anew. `tick` hears the number of tokens done.
+/// pieces by position start anew. `tick` hears the number of tokens done and says whether to go on.
 ///
 /// # Errors
-/// A non-finite value, with its place.
+/// A non-finite value, with its place; [`Error::Stopped`] where `tick` breaks off.
 pub fn evaluate<O: Ops<F = f32>>(
     ops: &O,
     model: &Model,
@@ -63,7 +64,7 @@ pub fn evaluate<O: Ops<F = f32>>(
     state: &mut State<f32>,
     access: &Access,
     piece_tokens: usize,
-    tick: &mut dyn FnMut(usize),
+    tick: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Evaluation> {
     let mut scorer = Scorer { ops, model, params, ws: Workspace::default(), losses: Vec::new() };
     let mut pass = Pass::new(stream);
@@ -76,12 +77,17 @@ pub fn evaluate<O: Ops<F = f32>>(
         first = false;
         let losses = scorer.score(state, segment.inputs(), segment.targets(), access)?;
         nats += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
-        tick(segment.predictions());
+        ticked(tick, segment.predictions())?;
     }
     let unpredicted = (stream.len() - stream.predictions()) as f64 * (model.config().vocab as f64).ln();
     let bits_per_byte = (nats + unpredicted) / std::f64::consts::LN_2 / stream.len().max(1) as f64;
     let by_position = scorer.by_position(stream, access, piece_tokens, tick)?;
     Ok(Evaluation { bits_per_byte, bytes: stream.len() as u64, by_position, piece_tokens })
+}
+
+/// Tells of tokens that are done.
+fn ticked(tick: &mut dyn FnMut(usize) -> ControlFlow<()>, tokens: usize) -> Result<()> {
+    if tick(tokens).is_break() { Err(Error::Stopped) } else { Ok(()) }
 }
 
 struct Scorer<'a, O: Ops<F = f32>> {
@@ -107,7 +113,7 @@ impl<O: Ops<F = f32>> Scorer<'_, O> {
         stream: &Stream,
         access: &Access,
         piece_tokens: usize,
-        tick: &mut dyn FnMut(usize),
+        tick: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Vec<Position>> {
         let mut sums = vec![(0.0_f64, 0_u64); piece_tokens];
         let mut state = self.model.new_state();
@@ -118,7 +124,7 @@ impl<O: Ops<F = f32>> Scorer<'_, O> {
             for (sum, &loss) in sums.iter_mut().zip(losses) {
                 *sum = (sum.0 + f64::from(loss), sum.1 + 1);
             }
-            tick(segment.predictions());
+            ticked(tick, segment.predictions())?;
         }
         Ok(buckets(&sums))
     }

@@ -37,7 +37,7 @@ pub fn grow(from: &Path, to: &Path, growth: Growth, start: GrowthStart) -> Resul
     let logits_moved = largest_difference((&old.model, &old.params), (&model, &params))?;
     let mut config = old.run_config()?;
     config.model = model.config().clone();
-    config.train.from = Some(to.to_path_buf());
+    config.train.from = Some(std::path::absolute(to).unwrap_or_else(|_| to.to_path_buf()));
     config.train.only = Vec::new();
     let text = toml::to_string(&config).map_err(|e| Error::unsuitable(to, e.to_string()))?;
     // Under another name until all of it is there.

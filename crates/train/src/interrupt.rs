@@ -1,12 +1,13 @@
-//! Ctrl-C: the first one asks the loop to save and stop, the second one ends the process at once.
+//! Ctrl-C: the first one asks whoever is at work to keep what there is and stop, the second one ends the process at once.
 
 use crate::error::{Error, Result};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Exit status after a second Ctrl-C: 128 and the number of SIGINT, as shells expect.
-const EXIT_STATUS: i32 = 130;
+/// Exit status of what was stopped by Ctrl-C: 128 and the number of SIGINT, as shells expect.
+pub const EXIT_STATUS: i32 = 130;
 
 /// Whether someone has asked the process to stop. Clones see the same.
 #[derive(Clone, Debug, Default)]
@@ -28,7 +29,7 @@ impl Interrupt {
                 std::process::exit(EXIT_STATUS);
             }
             // After a hang-up there may be no terminal left, which is no reason to fail.
-            let _ = writeln!(std::io::stderr(), "\nstopping after this step; press Ctrl-C again to stop at once");
+            let _ = writeln!(std::io::stderr(), "\nstopping; press Ctrl-C again to stop at once");
         };
         ctrlc::set_handler(handler).map_err(|source| Error::Signal { source })?;
         Ok(interrupt)
@@ -39,7 +40,12 @@ impl Interrupt {
         self.signals.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// True once a stop was asked for. The loop polls this between steps.
+    /// Goes on, or breaks off once a stop was asked for.
+    pub fn flow(&self) -> ControlFlow<()> {
+        if self.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// True once a stop was asked for. Whoever works polls this between steps, tokens or pieces of a text.
     pub fn requested(&self) -> bool {
         self.signals.load(Ordering::SeqCst) > 0
     }

@@ -39,6 +39,15 @@ impl Loaded {
         }
         let is_checkpoint = folder.join("trainer.json").exists();
         let home = if is_checkpoint { folder.join("../..") } else { folder.to_path_buf() };
+        if !is_checkpoint && folder.join(run_folder::RUN_CONFIG).exists() && !folder.join(run_folder::WEIGHTS).exists()
+        {
+            let home = folder.display();
+            let reason = format!(
+                "its run has not ended: `hecate train --resume {home}` goes on with it, and a checkpoint in {home}/checkpoints \
+                 is a model too"
+            );
+            return Err(Error::unsuitable(folder, reason));
+        }
         let config: ModelConfig = read_json(&home.join("config.json"))?;
         let model = Model::new(&config)?;
         let file = folder.join(run_folder::WEIGHTS);

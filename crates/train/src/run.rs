@@ -4,6 +4,7 @@ use crate::checkpoint::Checkpoints;
 use crate::corpus::Corpus;
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate};
+use crate::human;
 use crate::interrupt::Interrupt;
 use crate::loaded::{describe, export};
 use crate::log::{self, LogWriter, PositionBin, Record};
@@ -17,9 +18,8 @@ use crate::tensorboard::EventWriter;
 use crate::tokenizer::Tokenizer;
 use crate::trainer::{Estimate, Held, StepReport, Trainer};
 use hecate_core::ops::Cpu;
-use hecate_model::{Access, Parts, Sampler, Workspace, generate};
+use hecate_model::{Access, Parts, Sampler, State, Workspace, generate};
 use serde::Serialize;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -50,7 +50,7 @@ pub struct Outcome {
     pub learn: Option<Evaluation>,
     /// The same with the memories frozen, for models that have some.
     pub frozen: Option<Evaluation>,
-    /// A generated text.
+    /// A generated text; none of a model whose tokens see those behind them.
     pub sample: Option<String>,
     /// Median tokens per second; none where no step was left to do.
     pub tokens_per_sec: Option<f64>,
@@ -70,8 +70,9 @@ pub struct Run {
     log: LogWriter,
     board: Option<EventWriter>,
     options: Options,
+    /// Of every step: tokens per second, and the share of the machine's peak.
     speeds: Vec<f64>,
-    flops_per_token: f64,
+    shares: Vec<f64>,
 }
 
 impl Run {
@@ -142,12 +143,8 @@ impl Run {
             machine: serde_json::to_value(Machine::look_up()).expect("facts are plain data"),
         }))?;
         let board = if options.tensorboard { Some(board(&folder, trainer.step_count())?) } else { None };
-        // In the middle of a stream every query sees its whole window: the position is past all of them.
-        let context = trainer.config().model.context;
-        let past = if trainer.config().train.reset_each_step { 0 } else { u64::from(u32::MAX) };
-        let flops_per_token = 3.0 * trainer.model().flops(context, past) + trainer.model().learning(true).flops;
-        let speeds = Vec::new();
-        Ok(Self { folder, checkpoints, trainer, held, text, log, board, options, speeds, flops_per_token })
+        let (speeds, shares) = (Vec::new(), Vec::new());
+        Ok(Self { folder, checkpoints, trainer, held, text, log, board, options, speeds, shares })
     }
 
     /// Where the run lies.
@@ -197,18 +194,29 @@ impl Run {
                 self.trainer.save(&self.checkpoints)?;
             }
             if due(train.sample_every) {
-                let text = self.sample(SAMPLE_TOKENS)?;
-                progress.say(&format!("  | {}", text.trim().replace('\n', "\n  | ")));
+                if let Some(text) = self.sample(SAMPLE_TOKENS, interrupt)? {
+                    progress.say(&format!("  | {}", text.trim().replace('\n', "\n  | ")));
+                }
             }
         }
+        let bytes = self.text.held_out.len();
+        progress.say(&format!(
+            "all {} steps are done; measuring on {} of held-out text",
+            train.steps,
+            human::bytes(bytes as u64)
+        ));
         progress.finish();
-        self.finish(started)
+        match self.finish(started, interrupt) {
+            Err(Error::Stopped) => self.stop(started),
+            other => other,
+        }
     }
 
     fn record(&mut self, report: &StepReport, secs: f64, progress: &mut Progress) -> Result<()> {
         let tokens_per_sec = report.tokens as f64 / secs;
-        let share_of_peak = self.options.peak_flops.map(|peak| tokens_per_sec * self.flops_per_token / peak);
+        let share_of_peak = self.options.peak_flops.map(|peak| tokens_per_sec * flops_per_token(&self.trainer) / peak);
         self.speeds.push(tokens_per_sec);
+        self.shares.extend(share_of_peak);
         let step = log::Step {
             step: report.step,
             tokens: report.step * report.tokens,
@@ -242,32 +250,32 @@ impl Run {
         Ok(self.outcome(false, None, None, None))
     }
 
-    fn finish(&mut self, started: Instant) -> Result<Outcome> {
+    fn finish(&mut self, started: Instant, interrupt: &Interrupt) -> Result<Outcome> {
         let step = self.trainer.step_count();
         if self.checkpoints.steps()?.last() != Some(&step) {
             self.trainer.save(&self.checkpoints)?;
         }
         let trainer = &self.trainer;
         export(self.folder.path(), trainer.model(), trainer.params())?;
-        let (learn, frozen) = self.measure()?;
-        let sample = self.sample(self.trainer.config().sample.max_tokens)?;
+        let (learn, frozen) = self.measure(interrupt)?;
+        let sample = self.sample(self.trainer.config().sample.max_tokens, interrupt)?;
         self.end("finished", started)?;
         report::write(self.folder.path())?;
-        Ok(self.outcome(true, Some(learn), frozen, Some(sample)))
+        Ok(self.outcome(true, Some(learn), frozen, sample))
     }
 
     /// Held-out bits per byte, with the memories writing and with them frozen, side by side.
-    fn measure(&mut self) -> Result<(Evaluation, Option<Evaluation>)> {
+    fn measure(&mut self, interrupt: &Interrupt) -> Result<(Evaluation, Option<Evaluation>)> {
         let before = Instant::now();
         let (trainer, held_out) = (&self.trainer, &self.text.held_out);
         let piece = 2 * trainer.config().model.context;
         let one = |access: Access| {
             let ops = Cpu::inference().with_parallel(false);
             let mut state = trainer.model().new_state();
-            evaluate(&ops, trainer.model(), trainer.params(), held_out, &mut state, &access, piece, &mut |_| ())
+            let tick = &mut |_| interrupt.flow();
+            evaluate(&ops, trainer.model(), trainer.params(), held_out, &mut state, &access, piece, tick)
         };
-        let has_memory = trainer.model().memories().next().is_some();
-        let frozen = || has_memory.then(|| one(Access::Frozen(Parts::all()))).transpose();
+        let frozen = || trainer.model().remembers().then(|| one(Access::Frozen(Parts::all()))).transpose();
         let (learn, frozen) = rayon::join(|| one(Access::Learn), frozen);
         let (learn, frozen) = (learn?, frozen?);
         let secs = before.elapsed().as_secs_f64();
@@ -290,23 +298,29 @@ impl Run {
         Ok((learn, frozen))
     }
 
-    /// A short text from a new state; also into the log.
-    fn sample(&mut self, tokens: usize) -> Result<String> {
+    /// A short text from a new state; also into the log. None of a model that cannot go token by token.
+    fn sample(&mut self, tokens: usize, interrupt: &Interrupt) -> Result<Option<String>> {
         let trainer = &self.trainer;
+        if trainer.model().sees_ahead().is_some() {
+            return Ok(None);
+        }
         let mut sampler = Sampler::new(&trainer.config().sample)?;
         let (mut state, mut ws) = (trainer.model().new_state(), Workspace::default());
         let mut ids = Vec::with_capacity(tokens);
         let mut each = |id| {
             ids.push(id);
-            ControlFlow::Continue(())
+            interrupt.flow()
         };
         let (ops, access) = (Cpu::inference(), Access::Learn);
         let (model, params) = (trainer.model(), trainer.params());
         generate(&ops, model, params, &mut state, &[], &mut sampler, tokens, &access, &mut ws, &mut each)?;
+        if interrupt.requested() {
+            return Err(Error::Stopped);
+        }
         let text = String::from_utf8_lossy(&self.text.tokenizer.decode(&ids)?).into_owned();
         let step = self.trainer.step_count();
         self.log.write(&Record::Sample(log::Sample { step, prompt: String::new(), text: text.clone() }))?;
-        Ok(crate::tokenizer::printable(&text))
+        Ok(Some(crate::tokenizer::printable(&text)))
     }
 
     fn end(&mut self, reason: &str, started: Instant) -> Result<()> {
@@ -321,9 +335,6 @@ impl Run {
         frozen: Option<Evaluation>,
         sample: Option<String>,
     ) -> Outcome {
-        let mut speeds = self.speeds.clone();
-        speeds.sort_unstable_by(f64::total_cmp);
-        let tokens_per_sec = speeds.get(speeds.len() / 2).copied();
         Outcome {
             folder: self.folder.path().to_path_buf(),
             step: self.trainer.step_count(),
@@ -331,11 +342,26 @@ impl Run {
             learn,
             frozen,
             sample,
-            tokens_per_sec,
-            share_of_peak: tokens_per_sec.zip(self.options.peak_flops).map(|(n, peak)| n * self.flops_per_token / peak),
+            tokens_per_sec: median(&self.speeds),
+            share_of_peak: median(&self.shares),
             peak_memory: ProcessMemory::look_up().map(|m| m.peak_bytes),
         }
     }
+}
+
+/// Floating-point operations of a token in the step that was made last: the mean over lanes, each of which attends to what
+/// its state held before.
+fn flops_per_token(trainer: &Trainer) -> f64 {
+    let (model, context) = (trainer.model(), trainer.config().model.context);
+    let before = |state: &State<f32>| model.flops(context, state.position.saturating_sub(context as u64));
+    let lanes = trainer.states();
+    3.0 * lanes.iter().map(before).sum::<f64>() / lanes.len() as f64 + model.learning(true).flops
+}
+
+fn median(all: &[f64]) -> Option<f64> {
+    let mut sorted = all.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 /// What a run needs before it has a folder. The config is checked before its text is read.

@@ -1,6 +1,6 @@
 //! The presets in `configs/`: every family at every size.
 
-use hecate_model::Model;
+use hecate_model::{Model, ParamSpec};
 use hecate_train::run_config::RunConfig;
 use hecate_train::settings;
 use hecate_train::stream::{Boundary, Stream};
@@ -46,6 +46,29 @@ fn step(size: &str, family: &str) {
 fn every_small_preset_takes_a_step() {
     FAMILIES.iter().for_each(|family| step("smoke", family));
     ["levels", "hybrid"].iter().for_each(|family| step("", family));
+}
+
+/// What is learned only where a sequence starts goes on being learned behind the first step.
+#[test]
+fn no_parameter_of_a_preset_stands_still() {
+    for (size, family) in FAMILIES.map(|f| ("smoke", f)).into_iter().chain([("", "levels"), ("", "hybrid")]) {
+        let mut config = preset(size, family);
+        (config.train.lanes, config.model.context) = (1, 64);
+        let turn = config.train.reset_every.max(1);
+        config.train.steps = 1 + turn;
+        let tokens: Vec<u32> = (0..1000).map(|i| (i * i / 7 + i) % 96 + 32).collect();
+        let stream = Stream::from_tokens("text", tokens, vec![0], Boundary::Carry);
+        let mut trainer = Trainer::new(&config, stream).unwrap();
+        assert_eq!(trainer.rarely_learned(), 0, "{size}/{family}");
+        trainer.step().unwrap();
+        let mut still: Vec<ParamSpec> = trainer.trained().specs.clone();
+        for _ in 0..turn {
+            trainer.step().unwrap();
+            still.retain(|spec| trainer.gradient()[spec.range.clone()].iter().all(|&g| g == 0.0));
+        }
+        let names: Vec<&str> = still.iter().map(|spec| spec.name.as_str()).collect();
+        assert!(names.is_empty(), "{size}/{family}: {names:?}");
+    }
 }
 
 #[test]

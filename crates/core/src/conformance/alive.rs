@@ -8,6 +8,7 @@ use super::random::Random;
 use super::stream::{self, Gradients, Run, both};
 use super::{Check, Extent, Report};
 use crate::erased::ErasedRule;
+use crate::rule::Holds;
 use crate::scalar::Dual;
 
 const EFFECT: f64 = 1e-4;
@@ -36,7 +37,7 @@ pub(super) fn check(rule: &dyn ErasedRule, extent: Extent, report: &mut Report) 
             move_all(&mut along.start[at..at + tensor.len()], &mut draw);
             at += tensor.len();
             // Counts are looked at by people.
-            if !tensor.counts {
+            if tensor.holds != Holds::Counts {
                 moved.push((format!("state `{}`", tensor.name), along));
             }
         }

@@ -245,7 +245,7 @@ impl MemoryRule for Lattice {
     fn state(&self, d: Dims) -> Vec<StateTensor> {
         let mut list = vec![StateTensor::matrix("S", d.dv, d.dk).starting(Start::UnitColumns)];
         if self.chunk > 1 {
-            list.push(StateTensor::matrix("anchor_S", d.dv, d.dk).starting(Start::Same(0)));
+            list.push(StateTensor::matrix("anchor_S", d.dv, d.dk).starting(Start::Same(0)).of_the_past());
         }
         list
     }

@@ -90,7 +90,7 @@ impl MemoryRule for Paced {
     fn state(&self, d: Dims) -> Vec<StateTensor> {
         let own = self.rule.state(d);
         let error = |t: &StateTensor| {
-            StateTensor { counts: t.counts, ..StateTensor::zeros(format!("error_{}", t.name), t.shape.clone()) }
+            StateTensor { holds: t.holds, ..StateTensor::zeros(format!("error_{}", t.name), t.shape.clone()) }
         };
         let errors: Vec<StateTensor> = own.iter().map(error).collect();
         own.into_iter().chain(errors).collect()

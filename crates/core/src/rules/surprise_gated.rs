@@ -1,7 +1,7 @@
 //! A gate on surprise: any rule, which writes the tokens that surprise and skips the others.
 //!
 //! ```text
-//! s  = |write(M, x) - M|                    `norm`: how far the token would move the memory
+//! s  = |write(W, x) - W|                    `norm`: how far the token would move the memory's weights and momenta
 //! s  = 1/2 |read(M, x with q = k) - v|^2    `loss`: how badly the memory recalls what the token brings
 //! M' = write(M, x) if s >= threshold, else M
 //! y  = read(M', x)
@@ -12,10 +12,14 @@
 //! the inner rule over the tokens that were written. Gradients are exact on either side of the threshold; the decision
 //! itself is a constant, like every hard switch here. Each decision is the token's alone, however a stream is cut.
 //!
+//! `norm` looks at what holds the memory and not at what stands beside it: a token that enters a window, or a copy that
+//! follows at the end of a chunk, is no surprise. Where a step waits for the end of its chunk (`step_W`), or a shard ends
+//! in a reset, the token that brings it moves the memory by all of it, and is measured so.
+//!
 //! That the size of an update says how much a token surprises is [Titans v1 eq.8]. Unlike the paper, which writes every
 //! token by its surprise, small ones are skipped.
 
-use crate::rule::{About, ChunkForm, Dims, Input, MemoryRule, StateTensor, Width};
+use crate::rule::{About, ChunkForm, Dims, Holds, Input, MemoryRule, StateTensor, Width};
 use crate::rules::{AnyRule, GatedDelta};
 use crate::scan::PerInput;
 use crate::scalar::Scalar;
@@ -41,7 +45,7 @@ pub struct SurpriseGated {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Signal {
-    /// Euclidean norm of what the token would change in the state.
+    /// Euclidean norm of what the token would change in the tensors that hold the memory.
     #[default]
     Norm,
     /// Half the squared distance of what the memory recalls under the token's key from its value.
@@ -98,7 +102,7 @@ impl SurpriseGated {
         match self.signal {
             Signal::Norm => {
                 let next = write();
-                let skipped = squared_distance(&next, memory).sqrt() < self.threshold;
+                let skipped = self.moved(d, &next, memory).sqrt() < self.threshold;
                 (!skipped).then_some(next)
             }
             Signal::Loss => {
@@ -106,6 +110,19 @@ impl SurpriseGated {
                 (!skipped).then(write)
             }
         }
+    }
+
+    /// The squared distance between two states of the inner rule, of what holds the memory.
+    fn moved<F: Scalar>(&self, d: Dims, next: &[F], memory: &[F]) -> f64 {
+        let (mut at, mut sum) = (0, 0.0);
+        for tensor in self.rule.state(d) {
+            let own = at..at + tensor.len();
+            at = own.end;
+            if tensor.holds == Holds::Memory {
+                sum += squared_distance(&next[own.clone()], &memory[own]);
+            }
+        }
+        sum
     }
 
     /// `1/2 |read(M, k) - v|^2`.
@@ -149,7 +166,7 @@ impl MemoryRule for SurpriseGated {
     fn about(&self) -> About {
         let inner = self.rule.about();
         About {
-            equation: "M' = write(M, x) where |write(M, x) - M| >= threshold, else M; y = read(M', q)",
+            equation: "M' = write(M, x) where |write(W, x) - W| >= threshold, else M; y = read(M', q)",
             source: "[Titans v1 eq.8]",
             retention: "per written token",
             chunk: if inner.chunk == ChunkForm::Frozen { ChunkForm::Frozen } else { ChunkForm::Sequential },
@@ -396,6 +413,32 @@ mod tests {
                 // A stream that ends earlier has decided the same of its tokens.
                 let before: Vec<usize> = open.iter().copied().filter(|&t| t < 23).collect();
                 assert_eq!(run(&gated(&rule, signal, threshold), 23).0, before, "{} {signal:?}", rule.name());
+            }
+        }
+    }
+
+    /// A token from which nothing is learned enters windows, and may be the last of a chunk: it is skipped, wherever it comes.
+    #[test]
+    fn what_stands_beside_the_memory_is_no_surprise() {
+        for rule in inner().into_iter().skip(2).take(3).chain([rule(json!({"name": "ttt_linear", "chunk": 4}))]) {
+            let any = AnyRule::from(gated(&rule, Signal::Norm, 1e-6));
+            let quiet = |(input, x): (&Input, Vec<f32>)| match input.name {
+                "retain" => vec![1.0; x.len()],
+                name if name.starts_with("rate") || name == "window" => vec![0.0; x.len()],
+                _ => x,
+            };
+            for before in 1..8 {
+                let mut state = start(&any);
+                for t in 0..=before {
+                    let mut x = token(&any, t);
+                    let last = state.clone();
+                    if t == before {
+                        x = rule.inputs().iter().zip(x).map(quiet).collect();
+                    }
+                    any.over::<f32>().write(D, t as u64, &x.iter().map(|x| &x[..]).collect::<Vec<_>>(), &mut state);
+                    let len = rule.state_len(D);
+                    assert_eq!(state[..len] == last[..len], t == before, "{}: token {t} of {before}", rule.name());
+                }
             }
         }
     }

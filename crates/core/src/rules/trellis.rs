@@ -226,8 +226,8 @@ impl MemoryRule for Trellis {
         };
         let mut list = vec![memory("Mk", d.dk), memory("Mv", d.dv)];
         if self.frozen() {
-            list.push(StateTensor::matrix("anchor_Mk", m, d.dk).starting(Start::Same(0)));
-            list.push(StateTensor::matrix("anchor_Mv", m, d.dv).starting(Start::Same(1)));
+            list.push(StateTensor::matrix("anchor_Mk", m, d.dk).starting(Start::Same(0)).of_the_past());
+            list.push(StateTensor::matrix("anchor_Mv", m, d.dv).starting(Start::Same(1)).of_the_past());
         }
         list
     }

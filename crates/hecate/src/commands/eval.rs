@@ -1,18 +1,21 @@
 //! `hecate eval`: bits per byte on a text.
 
-use super::print_json;
+use super::{print_json, warn_of_leaks};
 use crate::Failure;
 use crate::cli::{AccessArg, Eval};
 use crate::table::Table;
 use hecate_core::ops::Cpu;
 use hecate_model::Access;
+use hecate_train::atomic;
 use hecate_train::corpus::Corpus;
 use hecate_train::eval::{Evaluation, evaluate};
 use hecate_train::loaded::Loaded;
 use hecate_train::stream::{Boundary, Stream};
+use std::ops::ControlFlow;
 
 pub fn run(args: &Eval) -> Result<(), Failure> {
     let loaded = Loaded::open(&args.model)?;
+    warn_of_leaks(&loaded.model);
     let stream = match &args.text {
         Some(path) => {
             let corpus = Corpus::read(path)?;
@@ -20,20 +23,26 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
         }
         None => loaded.held_out()?,
     };
+    if let (Some(file), AccessArg::Learn) = (&args.state, args.access) {
+        atomic::check_replaceable(file)?;
+    }
     let mut state = match &args.state {
         Some(file) => loaded.state(file, args.access == AccessArg::Learn)?,
         None => loaded.model.new_state(),
     };
     let piece = args.piece.map_or(2 * loaded.model.config().context, |n| n as usize);
     let (ops, access) = (Cpu::inference(), Access::from(args.access));
-    let result = evaluate(&ops, &loaded.model, &loaded.params, &stream, &mut state, &access, piece, &mut |_| ())?;
+    let result = evaluate(&ops, &loaded.model, &loaded.params, &stream, &mut state, &access, piece, &mut |_| {
+        ControlFlow::Continue(())
+    })?;
+    if args.json {
+        print_json(&result)?;
+    } else {
+        print(&result);
+    }
     if let (Some(file), AccessArg::Learn) = (&args.state, args.access) {
         loaded.save_state(&state, file)?;
     }
-    if args.json {
-        return print_json(&result);
-    }
-    print(&result);
     Ok(())
 }
 

@@ -45,7 +45,7 @@ pub fn run(args: &cli::Experiment) -> Result<(), Failure> {
         atomic::write(&figure, outcome.svg().as_bytes())?;
         let shown = Shown { outcome, threads: rayon::current_num_threads(), figure };
         if args.markdown || args.json || args.update.is_some() {
-            eprintln!("{}: {}", experiment.name, human::secs(shown.outcome.seconds));
+            errln!("{}: {}", experiment.name, human::secs(shown.outcome.seconds));
         } else {
             print(&shown);
         }
@@ -56,7 +56,7 @@ pub fn run(args: &cli::Experiment) -> Result<(), Failure> {
     }
     match () {
         () if args.update.is_some() => (),
-        () if args.markdown => print!("{}", document::document(&all)),
+        () if args.markdown => out!("{}", document::document(&all)),
         () if !args.json => (),
         () if name == EVERY => print_json(&all)?,
         () => print_json(&all[0])?,
@@ -73,8 +73,8 @@ fn list(json: bool) -> Result<(), Failure> {
     for e in ALL {
         table.row([e.name, e.asks].map(String::from));
     }
-    print!("{}", table.plain());
-    println!("\nRun one with `hecate experiment NAME`, or `{EVERY}` of them.");
+    out!("{}", table.plain());
+    outln!("\nRun one with `hecate experiment NAME`, or `{EVERY}` of them.");
     Ok(())
 }
 
@@ -93,13 +93,13 @@ fn table(outcome: &Outcome) -> Table {
 
 fn print(shown: &Shown) {
     let o = &shown.outcome;
-    println!("{}: {}\n{}\n", o.name, o.asks, o.protocol);
-    print!("{}", table(o).plain());
-    println!();
+    outln!("{}: {}\n{}\n", o.name, o.asks, o.protocol);
+    out!("{}", table(o).plain());
+    outln!("");
     for must in &o.finding.musts {
-        println!("{}: {}\n    {}", must.verdict(), must.claim, must.measured);
+        outln!("{}: {}\n    {}", must.verdict(), must.claim, must.measured);
     }
-    println!("\n{}\n{}, {}; figure: {}\n", o.finding.caption, run_line(o), cost(shown), shown.figure.display());
+    outln!("\n{}\n{}, {}; figure: {}\n", o.finding.caption, run_line(o), cost(shown), shown.figure.display());
 }
 
 /// How often it was run.

@@ -1,10 +1,12 @@
 //! `hecate generate`: continue a text, streaming as it goes.
 
 use super::{newest_run, print_json};
-use crate::Failure;
 use crate::cli::{AccessArg, Generate};
+use crate::{Failure, Stopped};
 use hecate_core::ops::Cpu;
 use hecate_model::{Access, GenerationConfig, Sampler, Workspace, generate};
+use hecate_train::atomic;
+use hecate_train::interrupt::Interrupt;
 use hecate_train::loaded::Loaded;
 use hecate_train::tokenizer::{TextStream, printable};
 use serde::Serialize;
@@ -27,6 +29,8 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
     };
     let loaded = Loaded::open(&folder)?;
     let config = settings(args, &loaded.generation);
+    let kept = args.state.as_ref().filter(|_| args.access == AccessArg::Learn);
+    kept.map_or(Ok(()), |file| atomic::check_replaceable(file))?;
     let mut sampler = Sampler::new(&config)?;
     let mut state = match &args.state {
         Some(file) => loaded.state(file, args.access == AccessArg::Learn)?,
@@ -42,8 +46,10 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
     let mut broken = if args.json { None } else { out.show(&prompt).err() };
     let (mut ws, access) = (Workspace::default(), Access::from(args.access));
     let unheard = broken.is_some();
+    let interrupt = Interrupt::install()?;
     let mut each = |token| match out.push(token) {
-        Ok(flow) => flow,
+        Ok(ControlFlow::Continue(())) => interrupt.flow(),
+        Ok(done) => done,
         Err(error) => {
             broken = Some(error);
             ControlFlow::Break(())
@@ -62,11 +68,17 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
     if let Some(error) = broken.filter(|_| !closed) {
         return Err(error);
     }
-    if let (Some(file), AccessArg::Learn) = (&args.state, args.access) {
+    if let Some(file) = kept {
         loaded.save_state(&state, file)?;
     }
     if closed {
         return Ok(());
+    }
+    if interrupt.requested() {
+        if let Some(file) = kept {
+            errln!("stopped after {} tokens; {} holds what was learned from them", out.tokens.len(), file.display());
+        }
+        return Err(Stopped.into());
     }
     if args.json {
         let text = String::from_utf8_lossy(&out.text).into_owned();

@@ -1,7 +1,7 @@
 //! `hecate inspect`: what is in a file, and what a config describes.
 
-use super::print_json;
 use super::train::open;
+use super::{print_json, warn_of_leaks};
 use crate::Failure;
 use crate::cli::Inspect;
 use crate::table::Table;
@@ -31,6 +31,8 @@ struct Description {
     parameters_by_kind: BTreeMap<String, usize>,
     weight_bytes: usize,
     state_bytes: usize,
+    /// Tokens before the one whose operations are counted.
+    tokens_before: usize,
     flops_per_token_forward: f64,
     flops_per_token_learning: f64,
     flops_per_token_training: f64,
@@ -132,6 +134,7 @@ fn model_config(name: &str) -> Result<ModelConfig, Failure> {
 
 fn describe(config: &ModelConfig) -> Result<Description, Failure> {
     let model = Model::new(config)?;
+    warn_of_leaks(&model);
     let mut kinds = BTreeMap::new();
     for spec in &model.params().specs {
         *kinds.entry(spec.kind.name().to_string()).or_insert(0) += spec.range.len();
@@ -158,7 +161,8 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
         value_width: m.dims.dv,
         state_bytes: 4 * m.state.len(),
     };
-    let flops = model.flops(config.context, u64::from(u32::MAX));
+    // Where attention has no window, a token costs more the more there are before it.
+    let flops = model.flops(config.context, config.context as u64);
     Ok(Description {
         parameters: len,
         read_parameters: read,
@@ -167,6 +171,7 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
         parameters_by_kind: kinds,
         weight_bytes: 4 * len,
         state_bytes: 4 * model.state_layout().values(),
+        tokens_before: config.context,
         flops_per_token_forward: flops,
         flops_per_token_learning: model.learning(false).flops,
         flops_per_token_training: 3.0 * flops + model.learning(true).flops,
@@ -185,7 +190,8 @@ fn print_description(d: &Description) -> Result<(), Failure> {
     }
     outln!("weights                 {}", human::bytes(d.weight_bytes as u64));
     outln!("state of one sequence   {}", human::bytes(d.state_bytes as u64));
-    outln!("FLOPs per token         {} forward", human::count(d.flops_per_token_forward));
+    let (forward, before) = (human::count(d.flops_per_token_forward), d.tokens_before);
+    outln!("FLOPs per token         {forward} forward, behind {before} others");
     if d.flops_per_token_learning > 0.0 {
         let learning = human::count(d.flops_per_token_learning);
         outln!("                        {learning} more where continuum memories learn from what is read");

@@ -14,7 +14,7 @@ mod train;
 use crate::Failure;
 use crate::cli::{AccessArg, Cli, Command};
 use clap::CommandFactory;
-use hecate_model::{Access, Parts};
+use hecate_model::{Access, Model, Parts};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,16 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
             out!("{}", manual()?);
             Ok(())
         }
+    }
+}
+
+/// Says on standard error that a model's scores are no measure of prediction.
+fn warn_of_leaks(model: &Model) {
+    if let Some(block) = model.sees_ahead() {
+        errln!(
+            "warning: blocks.{block}.mixer.causal = false: a token sees those behind it, so that losses say nothing of \
+             prediction, and the model cannot generate; the causal form is causal = true"
+        );
     }
 }
 

@@ -1,10 +1,11 @@
 //! `hecate train`: from a text to a model that carries its memory.
 
-use super::print_json;
-use crate::Failure;
+use super::{print_json, warn_of_leaks};
 use crate::cli::Train;
 use crate::table::Table;
+use crate::{Failure, Stopped};
 use hecate_train::interrupt::Interrupt;
+use hecate_train::machine::Machine;
 use hecate_train::run::{Options, Outcome, Plan, Run};
 use hecate_train::run_config::{PRESETS, RunConfig};
 use hecate_train::trainer::{Estimate, Trainer};
@@ -30,22 +31,23 @@ pub fn run(args: &Train) -> Result<(), Failure> {
     };
     for damaged in run.passed_over()? {
         let (damaged, step) = (damaged.display(), run.trainer().step_count());
-        eprintln!("warning: {damaged} is damaged and passed over; going on from step {step}");
+        errln!("warning: {damaged} is damaged and passed over; going on from step {step}");
     }
     if !args.json {
-        eprintln!("{}", run.folder().display());
-        let estimate = run.estimate()?;
+        errln!("{}", run.folder().display());
+        let estimate = run.estimate().map_err(|e| keep(&e, run.folder().to_path_buf().as_path()))?;
         describe(run.trainer(), run.text(), &estimate);
         if run.trainer().step_count() >= run.trainer().config().train.steps {
-            eprintln!("all steps are done; measuring once more");
+            errln!("all steps are done; measuring once more");
         }
     }
     let outcome = run.run(&Interrupt::install()?).map_err(|e| keep(&e, run.folder()))?;
     if args.json {
-        return print_json(&outcome);
+        print_json(&outcome)?;
+    } else {
+        summarize(&outcome);
     }
-    summarize(&outcome);
-    Ok(())
+    if outcome.finished { Ok(()) } else { Err(Stopped.into()) }
 }
 
 /// The preset or file, with the changes of the command line: its name and the config.
@@ -151,7 +153,7 @@ fn keep(error: &hecate_train::Error, folder: &Path) -> Failure {
         // The same steps would end in the same place.
         hecate_train::Error::Step { .. } => {
             format!(
-                "lower `peak` or `clip` in {folder}/run.toml, then `hecate train --resume {folder}` goes on from it"
+                "lower `peak`, `clip` or the rates of levels in {folder}/run.toml, then `hecate train --resume {folder}` goes on from it"
             )
         }
         _ => format!("`hecate train --resume {folder}` goes on from it"),
@@ -159,8 +161,29 @@ fn keep(error: &hecate_train::Error, folder: &Path) -> Failure {
     format!("{error}; the last good checkpoint is kept: {how}").into()
 }
 
+/// Says on standard error what the user of such a run should know before it.
+fn warn(trainer: &Trainer) {
+    warn_of_leaks(trainer.model());
+    let (schedule, steps) = (&trainer.config().schedule, trainer.config().train.steps);
+    if schedule.warmup_steps > steps {
+        errln!(
+            "warning: the rate rises over schedule.warmup_steps = {} and the run has train.steps = {steps}: it never reaches its peak",
+            schedule.warmup_steps
+        );
+    }
+    let (rare, lanes) = (trainer.rarely_learned(), trainer.config().train.lanes);
+    if rare > 0 {
+        errln!(
+            "warning: {} parameters are learned only where a sequence starts (what memories start from, rows before the \
+             first token), and this text is one document: train.reset_every = {lanes} starts one lane anew in every step",
+            human::count(rare as f64),
+        );
+    }
+}
+
 /// What is about to be trained, and what it will take.
 fn describe(trainer: &Trainer, text: &str, estimate: &Estimate) {
+    warn(trainer);
     let (model, config) = (trainer.model(), trainer.config());
     let mut table = Table::new(&["treatment", "optimizer", "weight decay", ">tensors", ">parameters", "which"]);
     for t in treatments(trainer) {
@@ -173,12 +196,12 @@ fn describe(trainer: &Trainer, text: &str, estimate: &Estimate) {
     if !config.train.only.is_empty() {
         let trained = trainer.trained();
         let names: Vec<&str> = trained.specs.iter().map(|spec| spec.name.as_str()).collect();
-        eprintln!("trained, {} parameters: {}", human::count(trained.count() as f64), names.join(", "));
+        errln!("trained, {} parameters: {}", human::count(trained.count() as f64), names.join(", "));
     }
-    eprint!("{}", table.plain());
-    eprintln!("text: {text}");
+    err!("{}", table.plain());
+    errln!("text: {text}");
     let threads = rayon::current_num_threads();
-    eprintln!(
+    errln!(
         "{} parameters, {} lanes x {} tokens a step, {} steps, {threads} thread{}",
         human::count(model.params().count() as f64),
         config.train.lanes,
@@ -186,7 +209,7 @@ fn describe(trainer: &Trainer, text: &str, estimate: &Estimate) {
         config.train.steps,
         if threads == 1 { "" } else { "s" },
     );
-    eprintln!(
+    errln!(
         "memory: {} (program and text {}, parameters and optimizer {}, activations {}, states {}, evaluation {})",
         human::bytes(estimate.total()),
         human::bytes(estimate.program),
@@ -195,6 +218,12 @@ fn describe(trainer: &Trainer, text: &str, estimate: &Estimate) {
         human::bytes(estimate.states),
         human::bytes(estimate.evaluation),
     );
+    if let Some(memory) = Machine::look_up().memory_bytes.filter(|&memory| memory < estimate.total()) {
+        errln!(
+            "warning: this machine has {} of memory: choose a smaller model, fewer lanes or threads",
+            human::bytes(memory)
+        );
+    }
 }
 
 fn summarize(outcome: &Outcome) {

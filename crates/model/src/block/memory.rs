@@ -13,7 +13,7 @@ use crate::state::Content;
 use hecate_core::ops::{ConvShape, GateSpec, HeadShape, Ops, conv, gate_specs};
 use hecate_core::rules::SurpriseGated;
 use hecate_core::scan::{PerInput, ScanShape};
-use hecate_core::{Activation, AnyRule, Dims, Input, Scalar, StateTensor};
+use hecate_core::{Activation, AnyRule, Dims, Holds, Input, Scalar, StateTensor};
 use std::ops::Range;
 
 /// Names in configs and errors: block, heads and rule of a memory.
@@ -34,14 +34,16 @@ pub struct MemoryInfo {
 impl MemoryInfo {
     /// Of a state `[H, state_len]`: the root mean square over heads of its Euclidean norm, counts aside.
     pub(crate) fn norm<F: Scalar>(&self, state: &[F]) -> f64 {
-        let tensors = self.tensors(state).filter(|(tensor, _)| !tensor.counts);
+        let tensors = self.tensors(state).filter(|(tensor, _)| tensor.holds != Holds::Counts);
         let sum: f64 = tensors.flat_map(|(_, own)| own).map(|x| x.value() * x.value()).sum();
         (sum / self.heads as f64).sqrt()
     }
 
     /// Of a state behind a gate: the share of late tokens that were written, the mean over heads.
     pub(crate) fn written<F: Scalar>(&self, state: &[F]) -> Option<f64> {
-        let written = self.tensors(state).filter(|(tensor, _)| tensor.counts && tensor.name == SurpriseGated::WRITTEN);
+        let written = self
+            .tensors(state)
+            .filter(|(tensor, _)| tensor.holds == Holds::Counts && tensor.name == SurpriseGated::WRITTEN);
         let shares: Vec<f64> = written.map(|(_, own)| SurpriseGated::share(own)).collect();
         (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
     }
@@ -328,7 +330,9 @@ impl Memory {
         grads: &mut [O::F],
         pool: &mut Pool<O::F>,
     ) -> Result<()> {
-        let mut flow = Flow { state: pool.zeros(self.heads * self.state_len), tails: Vec::new() };
+        // Along columns nothing flows through the state.
+        let state = if call.column { 0 } else { self.heads * self.state_len };
+        let mut flow = Flow { state: pool.zeros(state), tails: Vec::new() };
         self.flow_backward(call, x, tape, dy, &mut flow, dx, grads, pool)?;
         self.begin_backward(call, &flow.state, grads);
         pool.give(flow.state);

@@ -271,7 +271,7 @@ fn check_levels(key: &str, cms: &CmsConfig) -> Result<()> {
         return refuse("levels", why);
     }
     for (i, level) in cms.levels.iter().enumerate() {
-        if level.serve_rate.is_some() || level.warmup > 0 || level.decay > 0.0 {
+        if *level != (CmsLevel { period: level.period, ..CmsLevel::default() }) {
             let why = "a level of a classifier has a period alone, the rest is under `learning`";
             return refuse(&format!("levels.{i}"), why);
         }

@@ -1,8 +1,6 @@
 //! A continuum memory system as a channel part.
 
-use super::{
-    BlockConfig, ChannelConfig, MAX_LEVELS, MacConfig, MixerConfig, MlpConfig, MlpKindConfig, SurpriseGate, sized,
-};
+use super::{BlockConfig, ChannelConfig, MAX_LEVELS, MlpConfig, MlpKindConfig, SurpriseGate, sized};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -369,8 +367,7 @@ pub(super) fn check_together(blocks: &[BlockConfig]) -> Result<()> {
             format!("another one than that of block {first}: gradients go through all changes of a model or none");
         return Err(Error::config(format!("blocks.{i}.channel.meta"), reason));
     }
-    let leaks = |b: &BlockConfig| matches!(b.mixer, MixerConfig::Mac(MacConfig { causal: false, .. }));
-    if let Some(i) = blocks.iter().position(leaks) {
+    if let Some(i) = blocks.iter().position(BlockConfig::sees_ahead) {
         let reason = "continuum memories learn from tokens as they come, and mac with causal = false lets a token see \
                       those behind it; use causal = true";
         return Err(Error::config(format!("blocks.{i}.mixer.causal"), reason));

@@ -386,6 +386,11 @@ impl ModelConfig {
 }
 
 impl BlockConfig {
+    /// Whether a token sees tokens behind it: then losses say nothing of prediction, and whole segments must come at once.
+    pub fn sees_ahead(&self) -> bool {
+        matches!(self.mixer, MixerConfig::Mac(MacConfig { causal: false, .. }))
+    }
+
     fn check(&self, key: &str, width: usize) -> Result<()> {
         match &self.mixer {
             MixerConfig::Attention(a) => a.check(&format!("{key}.mixer"), width)?,

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// Version of the state file.
 pub const FORMAT: u32 = 1;
 
+/// Tokens of a state at most: those that a double counts, and more than any that was read.
+const MOST_TOKENS: u64 = 1 << 53;
+
 const WHAT: &str = "state file";
 
 impl State<f32> {
@@ -72,7 +75,10 @@ impl State<f32> {
                 return Err(Error::Base { what: WHAT, field: key, expected: expected.clone(), got });
             }
         }
-        let position = field("tokens")?.parse().map_err(|_| bad("`tokens` is not a number".into()))?;
+        let position: u64 = field("tokens")?.parse().map_err(|_| bad("`tokens` is not a number".into()))?;
+        if position > MOST_TOKENS {
+            return Err(bad(format!("`tokens` is {position}, and at most {MOST_TOKENS} are counted")));
+        }
         let pending = match field("pending")?.as_str() {
             "none" => None,
             token => Some(token.parse().map_err(|_| bad("`pending` is not a token".into()))?),
@@ -99,6 +105,9 @@ impl State<f32> {
         }
         if let Some(part) = state.first_non_finite() {
             return Err(bad(format!("`{}` holds a value that is not finite", part.name)));
+        }
+        if let Some(reason) = state.layout.fast.iter().find_map(|spec| spec.miscounts(&state.fast)) {
+            return Err(bad(reason));
         }
         if !state.open.tokens.is_empty() && !state.open.start.iter().all(|x| x.is_finite()) {
             return Err(bad("what it was before its open tokens holds a value that is not finite".into()));

@@ -30,6 +30,8 @@ pub enum Content {
         /// Tensors of one head.
         tensors: Vec<StateTensor>,
     },
+    /// One whole number, from 0 to this.
+    Count(u64),
 }
 
 /// All parts of a state, in the order of the flat buffer.
@@ -73,6 +75,7 @@ impl StateLayout {
         let n = match &content {
             Content::Tensor(shape) => shape.iter().product(),
             Content::Memory { heads, tensors } => heads * tensors.iter().map(StateTensor::len).sum::<usize>(),
+            Content::Count(_) => 1,
         };
         let range = place(self.len, n);
         self.len = range.end;
@@ -82,9 +85,19 @@ impl StateLayout {
 
     /// Appends a tensor that belongs to weights which the sequence changes, and gives its place in their buffer.
     pub(crate) fn add_fast(&mut self, name: String, shape: Vec<usize>) -> Range<usize> {
-        let range = place(self.fast_len, shape.iter().product());
+        let n = shape.iter().product();
+        self.push_fast(name, Content::Tensor(shape), n)
+    }
+
+    /// Appends a whole number of at most `most` to that buffer, and gives its place.
+    pub(crate) fn add_count(&mut self, name: String, most: u64) -> usize {
+        self.push_fast(name, Content::Count(most), 1).start
+    }
+
+    fn push_fast(&mut self, name: String, content: Content, n: usize) -> Range<usize> {
+        let range = place(self.fast_len, n);
         self.fast_len = range.end;
-        self.fast.push(StateSpec { name, content: Content::Tensor(shape), range: range.clone(), again: false });
+        self.fast.push(StateSpec { name, content, range: range.clone(), again: false });
         range
     }
 
@@ -110,16 +123,20 @@ impl StateLayout {
 }
 
 impl StateSpec {
+    /// What a count must be and is not, in a buffer of such parts.
+    pub(super) fn miscounts(&self, values: &[f32]) -> Option<String> {
+        let Content::Count(most) = self.content else { return None };
+        let value = f64::from(values[self.range.start]);
+        let counts = value >= 0.0 && value.fract() == 0.0 && value <= most as f64;
+        (!counts).then(|| format!("`{}` is {value}, and must be a whole number between 0 and {most}", self.name))
+    }
+
     /// The tensors that files show of it.
     pub(super) fn tensors(&self) -> Vec<NamedTensor> {
+        let one = |shape| vec![NamedTensor { name: self.name.clone(), shape, runs: vec![self.range.clone()] }];
         let (heads, tensors) = match &self.content {
-            Content::Tensor(shape) => {
-                return vec![NamedTensor {
-                    name: self.name.clone(),
-                    shape: shape.clone(),
-                    runs: vec![self.range.clone()],
-                }];
-            }
+            Content::Tensor(shape) => return one(shape.clone()),
+            Content::Count(_) => return one(vec![1]),
             Content::Memory { heads, tensors } => (*heads, tensors),
         };
         let stride: usize = tensors.iter().map(StateTensor::len).sum();

@@ -131,6 +131,8 @@ class Classifier:
             raise ValueError("classes must be passed on the first call to partial_fit: all that the shared head will know")
         else:
             known = np.unique(target)
+        # Before anything changes: a call that fails leaves the classifier as it was.
+        self._fitting(target, known if first else self._classes_of(task, known))
         if first:
             self._begin(values, X, known, task, self.samples or len(values))
         else:
@@ -335,16 +337,23 @@ class Classifier:
 
     def _learn(self, values: NDArray[np.float32], target: NDArray[Any], task: Any, epochs: int) -> Classifier:
         index = self._asked(task, otherwise=0)
-        known = self._columns[self._head(index)]
+        numbers = np.searchsorted(self._columns[self._head(index)], target).tolist()
+        self.loss_, _, _ = self._learner.learn(values, numbers, index, epochs)
+        return self
+
+    def _classes_of(self, task: Any, new: NDArray[Any]) -> NDArray[Any]:
+        """The classes of a task's head, which are `new` where the task is and brings its own."""
+        number = self._task(task)
+        return new if number is None and self.heads == "per_task" else self._columns[self._head(number or 0)]
+
+    @staticmethod
+    def _fitting(target: NDArray[Any], known: NDArray[Any]) -> None:
         unknown = np.setdiff1d(target, known)
         if len(unknown):
             raise ValueError(
                 f"y holds {unknown.tolist()}, which the head does not have: it was made for the classes {known.tolist()}; "
                 "name all of them in the first call with classes="
             )
-        numbers = np.searchsorted(known, target).tolist()
-        self.loss_, _, _ = self._learner.learn(values, numbers, index, epochs)
-        return self
 
     def _meet(self, task: Any, classes: NDArray[Any], named: bool) -> None:
         """Adds a new task; of a known one the classes, if they are `named`, must be those that it has."""

@@ -129,7 +129,10 @@ impl Facts {
     /// Whether some block has a memory; a model that is not known counts as one that has.
     pub fn has_memory(&self) -> bool {
         let blocks = self.blocks();
-        blocks.is_empty() || blocks.iter().any(|(_, block)| find(&block["mixer"], "rule").is_some())
+        blocks.is_empty()
+            || blocks
+                .iter()
+                .any(|(_, block)| find(&block["mixer"], "rule").is_some() || block["channel"]["type"] == "cms")
     }
 
     /// Attention windows of the blocks, ascending, each once.

@@ -97,7 +97,7 @@ impl Trainer {
         let threads = rayon::current_num_threads() as u64;
         let tasks = threads.min(self.buffers.len() as u64);
         // With a memory, the pass that learns and the one that does not run side by side.
-        let passes = threads.min(1 + u64::from(self.model.memories().next().is_some()));
+        let passes = threads.min(1 + u64::from(self.model.remembers()));
         Ok(Estimate {
             program: held.now + CODE_BYTES + threads * THREAD_BYTES,
             parameters: F32 * (len + gradients + (self.optimizer.state_len() + self.optimizer.scratch_len()) as u64),
@@ -114,7 +114,9 @@ impl Trainer {
         let (ids, mut losses) = (vec![0; tokens], vec![0.0; tokens]);
         // The gradient goes into a buffer that the next step clears.
         let grads = &mut self.buffers[0];
-        self.model.train(&self.ops, &self.params, &mut state, &ids, &ids, 0.0, &mut losses, grads, &mut tape)?;
+        let pass =
+            self.model.train(&self.ops, &self.params, &mut state, &ids, &ids, 0.0, &mut losses, grads, &mut tape);
+        pass.map_err(|source| Error::Step { step: self.step + 1, source })?;
         Ok(tape.len())
     }
 

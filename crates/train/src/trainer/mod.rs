@@ -18,7 +18,7 @@ use crate::run_config::RunConfig;
 use crate::stream::{Lanes, Segment, Stream};
 use hecate_core::ops::Cpu;
 use hecate_model::optim::{Gradient, Stepper, clip};
-use hecate_model::{Model, ParamLayout, ParamSpec, Params, State, Tape};
+use hecate_model::{Kind, MixerConfig, Model, ParamLayout, ParamSpec, Params, State, Tape};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -110,6 +110,26 @@ impl Trainer {
     /// The tensors that are trained.
     pub fn trained(&self) -> &ParamLayout {
         self.optimizer.layout()
+    }
+    /// Parameters that are learned only where a sequence starts, what memories start from and rows that stand before
+    /// the first token, if hardly any sequence of this run does: nothing is set to start anew, and the text is one document.
+    pub fn rarely_learned(&self) -> usize {
+        let train = &self.config.train;
+        if train.reset_each_step || train.reset_every > 0 || self.lanes.stream().documents() > 1 {
+            return 0;
+        }
+        let blocks = self.model.config().blocks.iter().enumerate();
+        // Its rows stand before every segment.
+        let macs: Vec<String> = blocks
+            .filter(|(_, block)| matches!(block.mixer, MixerConfig::Mac(_)))
+            .map(|(b, _)| format!("blocks.{b}."))
+            .collect();
+        let rare = |spec: &&ParamSpec| match spec.kind {
+            Kind::Start => true,
+            Kind::Persistent => !macs.iter().any(|block| spec.name.starts_with(block)),
+            _ => false,
+        };
+        self.trained().specs.iter().filter(rare).map(|spec| spec.range.len()).sum()
     }
     /// Steps done.
     pub fn step_count(&self) -> u64 {

@@ -125,30 +125,31 @@ impl Plan {
                     _ => Start::Zero,
                 };
                 let shape = if vector { vec![t.len()] } else { vec![t.rows, t.columns] };
-                out.push(StateTensor::zeros(name, shape).starting(start));
+                let tensor = StateTensor::zeros(name, shape).starting(start);
+                out.push(if matches!(part, 2 | 4) { tensor.of_the_past() } else { tensor });
             }
         };
         for (part, place) in parts.into_iter().enumerate() {
             group(&mut out, part, !place.is_empty());
         }
         if !self.at.shrink.is_empty() {
-            out.push(StateTensor::zeros("shrink", vec![1]));
+            out.push(StateTensor::zeros("shrink", vec![1]).of_the_past());
         }
         if !self.at.reach.is_empty() {
-            out.push(StateTensor::zeros("ns_rate", vec![1]));
+            out.push(StateTensor::zeros("ns_rate", vec![1]).of_the_past());
         }
         group(&mut out, 4, !self.at.start.is_empty());
         let past = rule.window.saturating_sub(1);
         if past > 0 {
-            out.push(StateTensor::matrix("window_k", past, self.d.dk));
-            out.push(StateTensor::matrix("window_v", past, self.d.dv));
+            out.push(StateTensor::matrix("window_k", past, self.d.dk).of_the_past());
+            out.push(StateTensor::matrix("window_v", past, self.d.dv).of_the_past());
         }
         if !self.at.thresholds.is_empty() {
-            out.push(StateTensor::zeros("window_threshold", vec![past]));
+            out.push(StateTensor::zeros("window_threshold", vec![past]).of_the_past());
         }
         if let Some(scale) = with_algorithm!(&rule.algorithm, a => a.covariance()) {
             let n = self.inner.dk;
-            out.push(StateTensor::matrix("P", n, n).starting(Start::Identity(scale)));
+            out.push(StateTensor::matrix("P", n, n).starting(Start::Identity(scale)).of_the_past());
         }
         out
     }

@@ -133,7 +133,8 @@ impl<'a> Plan<'a> {
                         _ => Start::Same(first + i),
                     };
                     let name = names[if net.tensors().len() == 1 { 0 } else { i + 1 }];
-                    list.push(StateTensor::zeros(name, vec![tensor.rows, tensor.columns]).starting(start));
+                    let tensor = StateTensor::zeros(name, vec![tensor.rows, tensor.columns]).starting(start);
+                    list.push(if part == 2 { tensor.of_the_past() } else { tensor });
                 }
             }
         }

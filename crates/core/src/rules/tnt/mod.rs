@@ -26,7 +26,7 @@ use super::miras::structure::{self, AnyStructure};
 use super::miras::{Miras, RateScale, ReadAt};
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
-use crate::rule::{About, ChunkForm, Dims, Input, MemoryRule, Start, StateTensor};
+use crate::rule::{About, ChunkForm, Dims, Holds, Input, MemoryRule, Start, StateTensor};
 use crate::scalar::Scalar;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -177,19 +177,19 @@ impl Tnt {
         self.memory(1, ReadAt::Post).inputs().iter().map(of).collect()
     }
 
-    /// The names of a memory's tensors that lie one after the other, and what each starts with.
+    /// The names of a memory's tensors that lie one after the other, what they are for, and what each starts with.
     fn tensors(
         &self,
         d: Dims,
         list: &mut Vec<StateTensor>,
-        names: &Names,
+        (names, holds): (&Names, Holds),
         start: impl Fn(usize, &StateTensor) -> Start,
     ) {
         let tensors = self.memory(1, ReadAt::Post).state(d);
         let alone = tensors.len() == 1;
         for (i, tensor) in tensors.into_iter().enumerate() {
-            let start = start(i, &tensor);
-            list.push(StateTensor { name: names[if alone { 0 } else { i + 1 }].into(), start, ..tensor });
+            let (name, start) = (names[if alone { 0 } else { i + 1 }].into(), start(i, &tensor));
+            list.push(StateTensor { name, start, holds, ..tensor });
         }
     }
 
@@ -298,25 +298,25 @@ impl MemoryRule for Tnt {
 
     fn state(&self, d: Dims) -> Vec<StateTensor> {
         let mut list = Vec::new();
-        self.tensors(d, &mut list, &GLOBAL[0], |_, t| learned(t));
+        self.tensors(d, &mut list, (&GLOBAL[0], Holds::Memory), |_, t| learned(t));
         if self.global_chunk > 1 {
-            self.tensors(d, &mut list, &GLOBAL[1], |i, _| Start::Same(i));
+            self.tensors(d, &mut list, (&GLOBAL[1], Holds::Past), |i, _| Start::Same(i));
         }
         let mut first = list.len();
         for (n, &chunk) in self.locals.iter().enumerate() {
             if n == 0 || !self.shared_start {
                 first = list.len();
                 let names = if self.shared_start { &SHARED_START } else { &STARTS[n] };
-                self.tensors(d, &mut list, names, |_, t| learned(t));
+                self.tensors(d, &mut list, (names, Holds::Past), |_, t| learned(t));
             }
-            self.tensors(d, &mut list, &LOCAL[n][0], |i, _| Start::Same(first + i));
+            self.tensors(d, &mut list, (&LOCAL[n][0], Holds::Memory), |i, _| Start::Same(first + i));
             if chunk > 1 {
-                self.tensors(d, &mut list, &LOCAL[n][1], |i, _| Start::Same(first + i));
+                self.tensors(d, &mut list, (&LOCAL[n][1], Holds::Past), |i, _| Start::Same(first + i));
             }
         }
         let grams = self.projection.count(self.locals.len());
         let names = if grams == 1 { ["gram"; MOST_LOCALS] } else { GRAMS };
-        list.extend(names.into_iter().take(grams).map(|name| StateTensor::matrix(name, d.dk, d.dk)));
+        list.extend(names.into_iter().take(grams).map(|name| StateTensor::matrix(name, d.dk, d.dk).of_the_past()));
         list
     }
 

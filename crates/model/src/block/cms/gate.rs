@@ -1,8 +1,10 @@
 //! Which tokens a level learns from: those that surprise.
 
+use super::super::Call;
 use super::{Cms, CmsTape, Unit, UnitTape};
 use crate::config::{Surprise, SurpriseGate};
 use hecate_core::Scalar;
+use hecate_core::ops::Ops;
 use hecate_core::rules::SurpriseGated;
 
 /// What predictions say of each token of a slice; empty where nobody asks.
@@ -15,17 +17,19 @@ pub(crate) struct Predictions<'a, F> {
 }
 
 impl Cms {
-    /// Takes out of the tape of a slice of `tokens` tokens what tokens below the threshold would have changed.
-    pub fn shut_out<F: Scalar>(
+    /// Takes out of the tape of a slice what tokens below the threshold would have changed, where the call may write.
+    pub fn shut_out<O: Ops>(
         &self,
-        tokens: usize,
-        tape: &mut CmsTape<F>,
-        predictions: Predictions<'_, F>,
-        fast: &mut [F],
+        call: &Call<'_, O>,
+        tape: &mut CmsTape<O::F>,
+        predictions: Predictions<'_, O::F>,
+        fast: &mut [O::F],
     ) {
         let Some(gate) = self.gate else { return };
         for (unit, own) in self.units.iter().zip(&mut tape.units) {
-            unit.shut_out(gate, tokens, own, predictions, fast);
+            if unit.levels.clone().any(|level| call.access.writes(call.block, level)) {
+                unit.shut_out(gate, call.tokens, own, predictions, fast);
+            }
         }
     }
 

@@ -217,7 +217,7 @@ impl Cms {
         call: &Call<'_, O>,
         fast: &mut [O::F],
     ) -> Change<O::F> {
-        let count = &mut fast[level.count.start];
+        let count = &mut fast[level.count];
         *count += O::F::one();
         let warm = O::F::from_f64((count.value() / level.config.warmup.max(1) as f64).min(1.0));
         Change { rate: due * warm * level.rate(call.params, call.pace), decay: level.config.decay }

@@ -87,7 +87,7 @@ struct Level {
     /// Its part of either matrix of its unit.
     patches: [Vec<Patch>; 2],
     /// How often it has changed, in the state.
-    count: Range<usize>,
+    count: usize,
 }
 
 impl Level {
@@ -218,7 +218,7 @@ impl Cms {
             let patches = [up, vec![Patch { rows: units, cols: all.clone() }]];
             let over = if config.reduction == Reduction::Mean { periods[l] as f64 } else { 1.0 };
             let name = format!("{}.channel.levels.{l}.changes", b.prefix);
-            let count = if moves { b.state.add_fast(name, vec![1]) } else { 0..0 };
+            let count = if moves { b.state.add_count(name, u64::MAX) } else { 0 };
             let level = config.levels[l].clone();
             let learned = (config.learn_rates && level.rate > 0.0 && periods[l] < b.context).then(|| {
                 let init = Init::Constant(level.rate.exp_m1().ln());
@@ -229,7 +229,7 @@ impl Cms {
         let gated = moves && config.gate.is_some();
         let written = gated.then(|| b.state.add_fast(format!("{}.{part}.written", b.prefix), vec![2]).start);
         let name = format!("{}.{part}.waiting", b.prefix);
-        let waiting = if moves { b.state.add_fast(name, vec![1]).start } else { 0 };
+        let waiting = if moves { b.state.add_count(name, 1) } else { 0 };
         let ring = config.replay.filter(|_| moves).map(|replay| Ring::new(b, part, replay));
         let first = levels.start;
         let gated = config.learn_periods && first > 0 && self.levels[first].config.rate > 0.0;

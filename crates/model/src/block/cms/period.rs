@@ -93,7 +93,7 @@ impl Cms {
         fast: &'a [F],
     ) -> impl Iterator<Item = (usize, f64)> + 'a {
         let gated = self.units.iter().filter(|unit| unit.frequency.is_some()).map(|unit| unit.levels.start);
-        gated.map(move |l| (l, tokens as f64 / fast[self.levels[l].count.start].value().max(1.0)))
+        gated.map(move |l| (l, tokens as f64 / fast[self.levels[l].count].value().max(1.0)))
     }
 
     /// The changes of a call that a unit's gate lets through, if it has one; `fast` is from before the call.
@@ -106,7 +106,7 @@ impl Cms {
     ) -> Option<Openings<O::F>> {
         let (gate, matrices, level) = (unit.frequency.as_ref()?, unit.fast.as_ref()?, &self.levels[unit.levels.start]);
         let mut seen = fast[gate.place()].to_vec();
-        let (mut list, mut from, mut count) = (Vec::new(), 0, fast[level.count.start].value());
+        let (mut list, mut from, mut count) = (Vec::new(), 0, fast[level.count].value());
         let width = own.x.len() / call.tokens;
         for stretch in self.stretches(unit, call) {
             gate.take(&own.x[stretch.start * width..stretch.end * width], &mut seen);

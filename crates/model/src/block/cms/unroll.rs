@@ -76,7 +76,7 @@ impl Cms {
                 matrices.iter().for_each(|m| asked.rates[m.gathered.clone()].fill(0.0));
             }
             if end.is_multiple_of(level.period) {
-                let count = fast[level.count.start] + (end / level.period - pos / level.period) as f64;
+                let count = fast[level.count] + (end / level.period - pos / level.period) as f64;
                 let warm = (count / level.config.warmup.max(1) as f64).min(1.0);
                 let by = Change { rate: warm * level.rate(params, pace), decay: level.config.decay };
                 for m in matrices {
