@@ -180,3 +180,41 @@ fn every_composition_stays_finite_over_a_hundred_thousand_tokens() {
         }
     }
 }
+
+/// Every rule in every composition with every number of levels over some tokens of all natures, which together are over a
+/// hundred thousand; what cannot be is refused by name.
+#[test]
+#[ignore = "slow: every rule in every composition with one to four levels, some minutes"]
+fn every_rule_in_every_composition_with_every_number_of_levels_stays_bounded() {
+    let (stretch, mut tokens) = (32, 0);
+    for (r, rule) in AnyRule::all().iter().enumerate() {
+        for (c, k) in (0..4).flat_map(|c| (1..=4).map(move |k| (c, k))) {
+            let what = format!("{} in composition {c} with {k} levels", rule.name());
+            let mixer = compositions(rule, &[1, 4, 16, 64][..k]).swap_remove(c);
+            let channel = cms(k, ARRANGEMENTS[(r + c + k) % 4], 0.1);
+            let blocks = vec![BlockConfig { repeat: 1, mixer, channel, ..BlockConfig::default() }];
+            let config = ModelConfig { vocab: VOCAB, width: 16, context: 512, blocks, ..ModelConfig::default() };
+            let model = Model::new(&config);
+            // A period of a period is none.
+            if rule.name() == "paced" && k > 1 {
+                let error = model.err().unwrap_or_else(|| panic!("{what} was accepted")).to_string();
+                assert!(error.contains("mixer") && error.contains("`paced`"), "{what}: {error}");
+                continue;
+            }
+            let model = model.unwrap_or_else(|e| panic!("{what}: {e}"));
+            let (params, mut state, mut ws) = (model.params().init(2), model.new_state(), Workspace::default());
+            let mut rng = Rng::new(3, "stream");
+            let ids: Vec<u32> = (0..5 * stretch).map(|t| token(t, stretch, &mut rng)).collect();
+            for piece in ids.chunks(stretch) {
+                let (ops, learn) = (Cpu::inference(), Access::Learn);
+                let logits = model.forward(&ops, &params, &mut state, piece, &learn, Logits::All, &mut ws);
+                let logits = logits.unwrap_or_else(|e| panic!("{what}: {e}"));
+                let most = |x: &[f32]| x.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+                assert!(state.first_non_finite().is_none(), "{what}: {:?}", state.first_non_finite());
+                assert!(most(logits) < 30.0 && most(&state.data).max(most(&state.fast)) < 1e3, "{what}");
+            }
+            tokens += ids.len();
+        }
+    }
+    assert!(tokens > 100_000, "{tokens} tokens");
+}
