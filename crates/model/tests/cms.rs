@@ -127,8 +127,30 @@ fn slow_copies(model: &Model, matrix: &NamedTensor) -> Option<bool> {
     config.consolidation.map(|c| c.reads == Reads::Both)
 }
 
+/// What calls may write, and the token before which each of these rights ends.
+type Rights = [(usize, Access)];
+
+/// Everything may be written in serving.
+const ALL: Option<&Rights> = Some(&[(TOKENS.len(), Access::Learn)]);
+
+/// The size of a level's step from the gradient of token `t`, and 0 where it must not learn from that; without rights, in
+/// training.
+fn rate_at(model: &Model, block: usize, level: usize, rights: Option<&Rights>, t: usize) -> f64 {
+    let ChannelConfig::Cms(config) = &model.config().expanded()[block].channel else { unreachable!() };
+    let writes = |rights: &Rights| rights.iter().find(|(end, _)| t < *end).unwrap().1.writes(block, level);
+    match rights {
+        Some(rights) if writes(rights) => config.levels[level].serve_rate.unwrap_or(config.levels[level].rate),
+        None if config.periods()[level] < model.config().context as u64 => config.levels[level].rate,
+        _ => 0.0,
+    }
+}
+
 /// What the definition says: logits of every token, and what the sequence has added to each weight at the end.
-fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
+fn by_definition(
+    model: &Model,
+    params: &Params<f64>,
+    rights: Option<&Rights>,
+) -> (Vec<f64>, BTreeMap<String, Vec<f64>>) {
     let still = still(model);
     let tensors = still.state_layout().fast_tensors();
     let ops = Reference::<Dual<f64>>::new();
@@ -142,6 +164,7 @@ fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<Str
         let before = state.clone();
         logits.extend(one(&ops, &still, &constants, &mut state, token).iter().map(|l| l.re));
         let Some(&target) = TOKENS.get(t + 1) else { break };
+        let mut slopes: Vec<Vec<f64>> = gathered.iter().map(|g| vec![0.0; g.len()]).collect();
         for (m, matrix) in matrices.iter().enumerate() {
             if skips(model, matrix, &logits[t * VOCAB..], target) {
                 continue;
@@ -150,7 +173,7 @@ fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<Str
                 let mut nudged = before.clone();
                 nudged.fast[i].eps = 1.0;
                 let slope = loss(&one(&ops, &still, &constants, &mut nudged, token), target).eps;
-                gathered[m][i - matrix.runs[0].start] += slope;
+                slopes[m][i - matrix.runs[0].start] = slope;
             }
         }
         for (m, matrix) in matrices.iter().enumerate() {
@@ -161,16 +184,16 @@ fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<Str
             let (up, place) = (matrix.name.ends_with(".up.delta"), matrix.runs[0].clone());
             let levels = level_of(config, unit, up, &matrix.shape);
             let due = |level: usize| (t as u64 + 1).is_multiple_of(periods[level]);
-            let step = |level: usize| {
-                let mean = config.reduction == Reduction::Mean;
-                config.levels[level].rate / if mean { periods[level] as f64 } else { 1.0 }
-            };
+            let rate = |level: usize| rate_at(model, block, level, rights, t);
+            let mean = config.reduction == Reduction::Mean;
+            let step = |level: usize| rate(level) / if mean { periods[level] as f64 } else { 1.0 };
             let (keep, both) = config.consolidation.map_or((1.0, false), |c| (c.keep, c.reads == Reads::Both));
             for (i, &level) in levels.iter().enumerate() {
                 let delta = &mut state.fast[place.start + i];
                 // The model that only gathers knows no slow copy: it stands in `delta` with the rest.
                 delta.re -= if both { stable[m][i] } else { 0.0 };
-                if due(level) {
+                gathered[m][i] += if rate(level) > 0.0 { slopes[m][i] } else { 0.0 };
+                if due(level) && rate(level) > 0.0 {
                     let warm =
                         ((t as f64 + 1.0) / periods[level] as f64 / config.levels[level].warmup.max(1) as f64).min(1.0);
                     all[m][i] += gathered[m][i];
@@ -179,7 +202,11 @@ fn by_definition(model: &Model, params: &Params<f64>) -> (Vec<f64>, BTreeMap<Str
                     stable[m][i] = keep * stable[m][i] + (1.0 - keep) * delta.re;
                 }
                 let slower = level + 1;
-                if config.arrangement == Arrangement::Nested && slower < periods.len() && due(slower) {
+                if config.arrangement == Arrangement::Nested
+                    && slower < periods.len()
+                    && due(slower)
+                    && rate(level) > 0.0
+                {
                     all[m][i] += std::mem::take(&mut gathered[m][i]);
                     if config.online {
                         starts[m][i] -= step(slower) * all[m][i];
@@ -212,24 +239,43 @@ fn close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
     }
 }
 
+/// Livelier than at the start, so that what is learned shows.
+fn lively(model: &Model) -> Params<f64> {
+    let mut params: Params<f64> = model.params().init(3);
+    params.data.iter_mut().for_each(|p| *p *= 1.5);
+    params
+}
+
+/// Serving in calls of several lengths, and what it has added in the end.
+fn check_serving(what: &str, model: &Model, rights: &Rights, (logits, ends): &(Vec<f64>, BTreeMap<String, Vec<f64>>)) {
+    let moved = |m: &Vec<f64>| m.iter().any(|x| x.abs() > 1e-4);
+    assert!(ends.iter().any(|(name, m)| name.ends_with(".delta") && moved(m)), "nothing was learned");
+    let (ops, params, tensors) = (Reference::<f64>::new(), lively(model), model.state_layout().fast_tensors());
+    for cut in [TOKENS.len(), 1, 5] {
+        let (mut state, mut got, mut ws, mut from) = (model.new_state(), Vec::new(), Workspace::default(), 0);
+        for (to, access) in rights {
+            for piece in TOKENS[from..*to].chunks(cut) {
+                got.extend(model.forward(&ops, &params, &mut state, piece, access, Logits::All, &mut ws).unwrap());
+            }
+            from = *to;
+        }
+        close(what, &got, logits, 1e-9);
+        // The last change lies behind the last token but one, and is made when the last one comes.
+        for (name, expected) in ends {
+            close(&format!("{what}, served, {name}"), &state.fast[place(&tensors, name)], expected, 1e-9);
+        }
+    }
+}
+
 /// Serving, and a training pass over the same tokens.
 fn check(mixer: &MixerConfig, cms: &CmsConfig, norm: NormConfig) {
     let model = model_of(mixer, cms, norm);
-    let mut params: Params<f64> = model.params().init(3);
-    // Livelier than at the start, so that what is learned shows.
-    params.data.iter_mut().for_each(|p| *p *= 1.5);
-    let (logits, ends) = by_definition(&model, &params);
-    let moved = |m: &Vec<f64>| m.iter().any(|x| x.abs() > 1e-4);
-    assert!(ends.iter().any(|(name, m)| name.ends_with(".delta") && moved(m)), "nothing was learned");
-    let what = format!("{:?} of {mixer:?}", cms.arrangement);
+    let (what, params) = (format!("{:?} of {mixer:?}", cms.arrangement), lively(&model));
+    let served = by_definition(&model, &params, ALL);
+    check_serving(&what, &model, ALL.unwrap(), &served);
+    let alike = |level: &CmsLevel| level.serve_rate.is_none() && level.period < Some(model.config().context as u64);
+    let (logits, ends) = if cms.levels.iter().all(alike) { served } else { by_definition(&model, &params, None) };
     let (ops, tensors) = (Reference::<f64>::new(), model.state_layout().fast_tensors());
-    for cut in [TOKENS.len(), 1, 5] {
-        let (mut state, mut got, mut ws) = (model.new_state(), Vec::new(), Workspace::default());
-        for piece in TOKENS.chunks(cut) {
-            got.extend(model.forward(&ops, &params, &mut state, piece, &Access::Learn, Logits::All, &mut ws).unwrap());
-        }
-        close(&what, &got, &logits, 1e-9);
-    }
     let n = TOKENS.len() - 1;
     let (mut state, mut losses) = (model.new_state::<f64>(), vec![0.0; n]);
     let (mut grads, mut tape) = (vec![0.0; model.params().len], Tape::default());
@@ -279,6 +325,40 @@ fn every_arrangement_and_setting_does_what_its_definition_says() {
     }
 }
 
+/// Levels with another step in serving than in training; the slowest has none in training, where it is the optimizer's.
+#[test]
+fn levels_move_at_the_pace_of_serving_and_at_that_of_training() {
+    use Arrangement::*;
+    for (arrangement, online) in [(Sequential, false), (Independent, false), (Nested, true), (Headwise, false)] {
+        let mut both = CmsConfig { online, ..cms(arrangement) };
+        (both.levels[0].serve_rate, both.levels[1].serve_rate) = (Some(0.9), Some(0.0));
+        both.levels[2].period = Some(16);
+        check(&MixerConfig::Attention(attention()), &both, NormConfig::Pre);
+    }
+}
+
+/// Levels that must not write neither move nor gather, whoever shares a perceptron with them; the others go on.
+#[test]
+fn rights_by_level_do_what_their_definition_says() {
+    use Arrangement::*;
+    let only = |levels: &[usize]| Access::LearnOnly(Parts::levels(levels));
+    let frozen = |levels: &[usize]| Access::Frozen(Parts::levels(levels));
+    let n = TOKENS.len();
+    let block = Access::Frozen(Parts { blocks: Some(vec![1]), levels: Some(vec![0, 1]) });
+    for arrangement in [Sequential, Independent, Nested, Headwise] {
+        let model = model_of(&MixerConfig::Attention(attention()), &cms(arrangement), NormConfig::Pre);
+        for rights in [
+            vec![(n, only(&[0, 2]))],
+            vec![(n, frozen(&[0]))],
+            vec![(n, block.clone())],
+            vec![(5, Access::Learn), (11, only(&[1])), (n, frozen(&[2]))],
+        ] {
+            let expected = by_definition(&model, &lively(&model), Some(&rights));
+            check_serving(&format!("{arrangement:?} under {rights:?}"), &model, &rights, &expected);
+        }
+    }
+}
+
 /// Shut by a threshold that no token reaches, open at 0, in between it depends on the token.
 #[test]
 fn a_surprise_gate_opens_and_shuts_and_says_how_often() {
@@ -287,8 +367,7 @@ fn a_surprise_gate_opens_and_shuts_and_says_how_often() {
         let run = |threshold| {
             let gate = Some(SurpriseGate { signal, threshold });
             let model = model_of(&mixer, &CmsConfig { gate, ..cms(Arrangement::Sequential) }, NormConfig::Pre);
-            let mut params: Params<f64> = model.params().init(3);
-            params.data.iter_mut().for_each(|p| *p *= 1.5);
+            let params = lively(&model);
             let (mut state, mut tape, n) = (model.new_state(), Tape::default(), TOKENS.len() - 1);
             let (mut losses, mut grads) = (vec![0.0; n], vec![0.0; model.params().len]);
             let (x, y, ops) = (&TOKENS[..n], &TOKENS[1..], Reference::<f64>::new());

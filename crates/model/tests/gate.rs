@@ -1,10 +1,11 @@
-//! A gate on surprise in every mixer that has a memory: it opens, shuts, says how often, and does not look at calls.
+//! A gate on surprise in every mixer that has a memory: it opens, shuts, says how often, and does not look at calls. That of
+//! continuum memories goes by what is written out here once more.
 
-use hecate_core::AnyRule;
 use hecate_core::ops::Reference;
+use hecate_core::{AnyRule, Dual, Scalar};
 use hecate_model::config::{
-    AttentionConfig, BlockConfig, CombineConfig, LevelConfig, MacConfig, MagConfig, MalConfig, MemoryConfig,
-    MixerConfig, Surprise, SurpriseGate,
+    Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, CombineConfig, LevelConfig,
+    MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig, MlpKindConfig, Surprise, SurpriseGate,
 };
 use hecate_model::{Access, Kind, Logits, Model, ModelConfig, Params, State, Tape, Workspace};
 use std::collections::BTreeMap;
@@ -139,5 +140,130 @@ fn gates_that_no_mixer_can_have_are_refused_by_name() {
     ] {
         let error = Model::new(&config_of(MixerConfig::Memory(memory))).err().unwrap().to_string();
         assert!(error.contains(place) && error.contains(reason), "{error}");
+    }
+}
+
+type D = Dual<f64>;
+/// Width of the stream and of a hidden layer of [`WrittenOut`].
+const SIZES: [usize; 2] = [4, 3];
+
+/// A model of one continuum memory alone, written out: `[inner, outer]` matrices of numbers that may carry a derivative.
+struct WrittenOut {
+    embedding: Vec<D>,
+    head: Vec<D>,
+    /// `up` and `down` of every level.
+    levels: Vec<[Vec<D>; 2]>,
+    /// The weight of every level where they stand side by side.
+    mix: Option<Vec<D>>,
+}
+
+fn product(x: &[D], weight: &[D]) -> Vec<D> {
+    let outer = weight.len() / x.len();
+    (0..outer).map(|o| x.iter().zip(weight[o..].iter().step_by(outer)).map(|(&x, &w)| x * w).sum()).collect()
+}
+
+fn normed(x: &[D]) -> Vec<D> {
+    let size = (x.iter().map(|&x| x * x).sum::<D>() / D::from_f64(x.len() as f64) + D::from_f64(1e-6)).sqrt();
+    x.iter().map(|&x| x / size).collect()
+}
+
+fn gelu(x: D) -> D {
+    let cubic = (x + x * x * x * D::from_f64(0.044715)) * D::from_f64((2.0 / std::f64::consts::PI).sqrt());
+    D::from_f64(0.5) * x * (D::one() + cubic.tanh())
+}
+
+impl WrittenOut {
+    /// The loss of a token's successor; what level `out.0` puts out at place `out.1` carries a derivative.
+    fn loss(&self, token: u32, target: u32, out: Option<(usize, usize)>) -> D {
+        let mut x = self.embedding[token as usize * SIZES[0]..][..SIZES[0]].to_vec();
+        let side_by_side = normed(&x);
+        for (l, [up, down]) in self.levels.iter().enumerate() {
+            let input = if self.mix.is_some() { &side_by_side } else { &normed(&x) };
+            let mut y = product(&product(input, up).into_iter().map(gelu).collect::<Vec<_>>(), down);
+            out.iter().filter(|out| out.0 == l).for_each(|out| y[out.1].eps = 1.0);
+            let by = self.mix.as_ref().map_or(D::one(), |mix| mix[l]);
+            x.iter_mut().zip(y).for_each(|(x, y)| *x += by * y);
+        }
+        let logits = product(&normed(&x), &self.head);
+        logits.iter().map(|l| l.exp()).sum::<D>().ln() - logits[target as usize]
+    }
+
+    /// The gradient of that loss with respect to a matrix of a level.
+    fn gradient(&mut self, [token, target]: [u32; 2], level: usize, matrix: usize) -> Vec<f64> {
+        let slope = |i: usize| {
+            self.levels[level][matrix][i].eps = 1.0;
+            let slope = self.loss(token, target, None).eps;
+            self.levels[level][matrix][i].eps = 0.0;
+            slope
+        };
+        (0..SIZES[0] * SIZES[1]).map(slope).collect()
+    }
+}
+
+/// The length of the gradient of what a level puts out says whether it learns from a token.
+#[test]
+fn a_norm_behind_a_level_is_that_of_the_gradient_of_what_it_puts_out() {
+    for (arrangement, threshold) in [(Arrangement::Sequential, 0.2), (Arrangement::Independent, 0.17)] {
+        let periods = [2, 3];
+        let level = |period| CmsLevel { period: Some(period), rate: 0.4, ..CmsLevel::default() };
+        let levels = periods.map(level).to_vec();
+        let gate = Some(SurpriseGate { signal: Surprise::Norm, threshold });
+        let (hidden, kind) = (Some(SIZES[1]), MlpKindConfig::Gelu);
+        let channel = ChannelConfig::Cms(CmsConfig { hidden, kind, arrangement, gate, levels, ..CmsConfig::default() });
+        let blocks = vec![BlockConfig { mixer: MixerConfig::None, channel, repeat: 1, ..BlockConfig::default() }];
+        let config = ModelConfig { vocab: 5, width: SIZES[0], context: 32, blocks, ..ModelConfig::default() };
+        let model = Model::new(&config).unwrap();
+        let mut params: Params<f64> = model.params().init(3);
+        let spec = |name: &str| model.params().specs.iter().find(|s| s.name == name);
+        // What a level puts out counts by its weight.
+        if let Some(spec) = spec("blocks.0.channel.level_weights") {
+            params.data[spec.range.clone()].copy_from_slice(&[0.4, 0.6]);
+        }
+        let of = |name: &str| -> Option<Vec<D>> {
+            let spec = spec(name)?;
+            Some(params.data[spec.range.clone()].iter().map(|&p| D::from_f64(p)).collect())
+        };
+        let matrix = |l: usize, name: &str| of(&format!("blocks.0.channel.levels.{l}.{name}.weight")).unwrap();
+        let mut written_out = WrittenOut {
+            embedding: of("embedding.weight").unwrap(),
+            head: of("head.weight").unwrap(),
+            levels: (0..2).map(|l| ["up", "down"].map(|name| matrix(l, name))).collect(),
+            mix: of("blocks.0.channel.level_weights"),
+        };
+        let start = written_out.levels.clone();
+        let (n, mut gathered, mut learned) = (TOKENS.len() - 1, [[[0.0; 12]; 2]; 2], [0; 2]);
+        for t in 0..n {
+            let pair = [TOKENS[t], TOKENS[t + 1]];
+            for l in 0..2 {
+                let dout = (0..SIZES[0]).map(|c| written_out.loss(pair[0], pair[1], Some((l, c))).eps);
+                let norm: f64 = dout.map(|d| d * d).sum::<f64>().sqrt();
+                assert!((norm / threshold - 1.0).abs() > 1e-6, "{norm} is too close to tell");
+                if norm < threshold {
+                    continue;
+                }
+                learned[l] += 1;
+                for (m, gathered) in gathered[l].iter_mut().enumerate() {
+                    gathered.iter_mut().zip(written_out.gradient(pair, l, m)).for_each(|(g, d)| *g += d);
+                }
+            }
+            for l in (0..2).filter(|&l| (t as u64 + 1).is_multiple_of(periods[l])) {
+                for (weights, gathered) in written_out.levels[l].iter_mut().zip(&mut gathered[l]) {
+                    weights.iter_mut().zip(&*gathered).for_each(|(w, g)| w.re -= 0.4 / periods[l] as f64 * g);
+                    *gathered = [0.0; 12];
+                }
+            }
+        }
+        assert!(learned.iter().all(|&some| 4 < some && some < n - 4), "{learned:?} of {n} tokens");
+        let (mut state, mut tape) = (model.new_state(), Tape::default());
+        let (mut losses, mut grads) = (vec![0.0; n], vec![0.0; model.params().len]);
+        let (x, y, ops) = (&TOKENS[..n], &TOKENS[1..], Reference::<f64>::new());
+        model.train(&ops, &params, &mut state, x, y, 1.0, &mut losses, &mut grads, &mut tape).unwrap();
+        for (l, name, m) in [(0, "up", 0), (0, "down", 1), (1, "up", 0), (1, "down", 1)] {
+            let name = format!("blocks.0.channel.levels.{l}.{name}.delta");
+            let place = model.state_layout().fast.iter().find(|s| s.name == name).unwrap().range.clone();
+            for (got, (now, start)) in state.fast[place].iter().zip(written_out.levels[l][m].iter().zip(&start[l][m])) {
+                assert!((got - (now.re - start.re)).abs() < 1e-10, "{arrangement:?}, {name}: {got}");
+            }
+        }
     }
 }
