@@ -8,7 +8,7 @@ use hecate_model::config::{
     MacConfig, MagConfig, MalConfig, MemoryConfig, MixerConfig, Objective, Reads, Replay, Surprise, SurpriseGate,
 };
 use hecate_model::rng::Rng;
-use hecate_model::state::NamedTensor;
+use hecate_model::state::{Content, NamedTensor};
 use hecate_model::{
     Access, GenerationConfig, Lineage, Logits, Model, ModelConfig, Params, Parts, Sampler, State, Workspace, generate,
 };
@@ -58,8 +58,7 @@ fn continua(mixers: &[MixerConfig]) -> Vec<ModelConfig> {
             0 => (cms.learn_periods, cms.learn_rates) = (true, true),
             1 => cms.consolidation = slow(Reads::Fast),
             2 => cms.consolidation = slow(Reads::Both),
-            // Counted like new tokens, pairs drive some of these models to infinity.
-            3 => cms.replay = Some(Replay { size: 40, draw: 7, weight: 0.1, ..Replay::default() }),
+            3 => cms.replay = Some(Replay { size: 40, draw: 7, ..Replay::default() }),
             4 => cms.gate = Some(SurpriseGate { signal: Surprise::Loss, threshold: 3.9 }),
             5 => cms.online = true,
             6 => cms.levels.iter_mut().for_each(|level| level.serve_rate = Some(0.2)),
@@ -293,9 +292,7 @@ fn access_says_what_is_written() {
         assert_eq!(memory(&half, 0), memory(&start, 0));
         assert_ne!(memory(&half, 1), memory(&start, 1));
         let added = |s: &State<f32>, block: usize| -> Vec<f32> {
-            // What gates let through of late is counted beside the weights.
-            let counts = |t: &NamedTensor| t.name.ends_with(".written");
-            let own = |t: &&NamedTensor| t.name.starts_with(&format!("blocks.{block}.")) && !counts(t);
+            let own = |t: &&NamedTensor| t.name.starts_with(&format!("blocks.{block}."));
             let list = m.0.state_layout().fast_tensors();
             list.iter().filter(own).flat_map(|t| s.fast[t.runs[0].clone()].to_vec()).collect()
         };
@@ -411,4 +408,24 @@ fn a_value_that_is_not_finite_is_an_error_that_names_its_place() {
         model.forward(&ops, &params, &mut state, &tokens(20), &Access::Learn, Logits::All, &mut ws).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("block 1") && text.contains("head 0") && text.contains("titans"), "{text}");
+}
+
+#[test]
+fn counts_of_a_file_are_checked() {
+    let channel = CmsConfig { replay: Some(Replay { size: 5, ..Replay::default() }), ..CmsConfig::default() };
+    let model = Model::new(&with_channel(MixerConfig::None, ChannelConfig::Cms(channel))).unwrap();
+    let lineage = Lineage { base: "b".into(), config: "c".into(), isa: "i".into() };
+    let layout = model.state_layout();
+    let counts = layout.fast.iter().filter(|spec| matches!(spec.content, Content::Count(_)));
+    for spec in counts.clone() {
+        let Content::Count(most) = spec.content else { unreachable!() };
+        for (value, fits) in [(0.0, true), (0.5, false), (-1.0, false), (5.0, most >= 5), (1e7, most > 5)] {
+            let mut state: State<f32> = model.new_state();
+            state.fast[spec.range.start] = value;
+            let read = State::from_bytes(layout.clone(), &lineage, state.to_bytes(&lineage).unwrap());
+            assert_eq!(read.is_ok(), fits, "{} = {value}", spec.name);
+            assert!(fits || read.unwrap_err().to_string().contains(&spec.name));
+        }
+    }
+    assert!(counts.clone().any(|spec| spec.name.ends_with("replay.next")));
 }

@@ -4,7 +4,7 @@ use hecate_core::AnyRule;
 use hecate_core::ops::Cpu;
 use hecate_model::config::{
     Arrangement, AttentionConfig, BlockConfig, ChannelConfig, CmsConfig, CmsLevel, LevelConfig, MacConfig, MagConfig,
-    MalConfig, MemoryConfig, MixerConfig,
+    MalConfig, MemoryConfig, MixerConfig, Objective, Replay,
 };
 use hecate_model::rng::Rng;
 use hecate_model::{Access, Logits, MemoryInfo, Model, ModelConfig, Params, State, Workspace};
@@ -164,6 +164,21 @@ fn continuum_memories_learn_a_rhythm_better_than_what_stands_still() {
         let learned = read(MixerConfig::None, cms(3, arrangement, 0.1), 24_000);
         let still = read(MixerConfig::None, cms(3, arrangement, 0.0), 24_000);
         assert!(learned[1] < still[1] - 0.2, "{arrangement:?}: {learned:?} against {still:?}");
+    }
+}
+
+/// Pairs count like new tokens, at rates at which these alone stay bounded.
+#[test]
+fn continuum_memories_that_learn_again_stay_bounded() {
+    let level = |period, rate| CmsLevel { period: Some(period), rate, ..CmsLevel::default() };
+    let levels = vec![level(5, 0.1), level(12, 0.1), level(80, 0.3)];
+    for objective in [Objective::Task, Objective::LocalL2] {
+        for arrangement in [Arrangement::Sequential, Arrangement::Nested, Arrangement::Independent] {
+            let replay = Some(Replay { size: 40, draw: 7, ..Replay::default() });
+            let base = CmsConfig { hidden: Some(24), levels: levels.clone(), ..CmsConfig::default() };
+            let channel = ChannelConfig::Cms(CmsConfig { arrangement, objective, replay, ..base });
+            read(compositions(&AnyRule::named("titans").unwrap(), &[1]).swap_remove(0), channel, 9000);
+        }
     }
 }
 

@@ -271,8 +271,11 @@ fn check_levels(key: &str, cms: &CmsConfig) -> Result<()> {
         return refuse("levels", why);
     }
     for (i, level) in cms.levels.iter().enumerate() {
-        if *level != (CmsLevel { period: level.period, ..CmsLevel::default() }) {
-            let why = "a level of a classifier has a period alone, the rest is under `learning`";
+        // A level with rate 0 is a perceptron, here as elsewhere.
+        let rate = if level.rate == 0.0 { 0.0 } else { CmsLevel::default().rate };
+        if *level != (CmsLevel { period: level.period, rate, ..CmsLevel::default() }) {
+            let why =
+                "a level of a classifier has a period, or the rate 0 of a perceptron; the rest is under `learning`";
             return refuse(&format!("levels.{i}"), why);
         }
     }

@@ -154,10 +154,11 @@ impl Classifier {
         let mut found = BTreeMap::new();
         for (b, block) in self.config.expanded().iter().enumerate() {
             let ChannelConfig::Cms(cms) = &block.channel else { continue };
-            for (l, period) in cms.periods().into_iter().enumerate() {
+            for (l, (level, period)) in cms.levels.iter().zip(cms.periods()).enumerate() {
                 let prefix = format!("blocks.{b}.channel.levels.{l}.");
                 let matrix = |spec: &&ParamSpec| spec.kind == Kind::Matrix && spec.name.starts_with(&prefix);
-                found.extend(self.params.specs.iter().filter(matrix).map(|spec| (spec.name.clone(), period)));
+                let own = self.params.specs.iter().filter(matrix).filter(|_| level.rate > 0.0);
+                found.extend(own.map(|spec| (spec.name.clone(), period)));
             }
         }
         found

@@ -127,7 +127,7 @@ pub enum Arrangement {
     Sequential,
     /// Side by side, added up with learned weights that start at one over their number [NestedLearning v1 eq.74].
     Independent,
-    /// As `sequential`; when a level changes, the next faster one starts anew [NestedLearning v1 eq.72].
+    /// As `sequential`; after every period of a level, the next faster one starts anew [NestedLearning v1 eq.72].
     Nested,
     /// One perceptron; every level has a share of its hidden units.
     Headwise,

@@ -278,7 +278,7 @@ fn what_cannot_be_is_refused_with_its_key() {
         ("channel.objective", level(|c| c.objective = Objective::LocalL2)),
         ("channel.reduction", level(|c| c.reduction = Reduction::Sum)),
         ("channel.levels.0", level(|c| c.levels[0].warmup = 2)),
-        ("channel.levels.0", level(|c| c.levels[0].rate = 0.0)),
+        ("channel.levels.0", level(|c| c.levels[0].rate = 5.0)),
     ] {
         assert!(message.contains(&format!("`{key}`")) || message.contains(key), "{key}: {message:?}");
     }
