@@ -102,7 +102,8 @@ fn fill_entropies<F: Scalar>(vocab: usize, logits: &[F], entropies: &mut [F]) {
     }
 }
 
-/// What a continuum memory does with what a slice left in its tape: block, tape, what the sequence added, the sums.
+/// What a continuum memory does with what a slice left in its tape: the memory, its block, the tape, what the sequence added
+/// to weights, the sums, and buffers.
 type Learn<'l, F> = dyn FnMut(&Cms, usize, &CmsTape<F>, &mut [F], &mut [F], &mut Pool<F>) + 'l;
 
 /// The tokens of a slice, those that follow them, and what may be learned from them.
@@ -252,7 +253,8 @@ impl Model {
             fill_entropies(self.config().vocab, logits, fit(entropies, n));
         }
         let predictions = Predictions { losses, entropies };
-        let (mut dx, scratch) = (pool.zeros(n * width), fit(scratch, schedule.scratch));
+        let scratch = fit(scratch, schedule.scratch);
+        let mut dx = pool.zeros(if schedule.columns { n * width } else { 0 });
         if schedule.columns {
             self.column_loss(ops, params, lesson.targets, [x, normed, logits], &mut dx, scratch, pool);
         }

@@ -64,10 +64,13 @@ fn decode_with_every_rule() {
                     token = [sampler.sample(logits)];
                 }
             };
-            decode(300);
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
-            decode(300);
-            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{name} in {:?}", model.config().blocks[0]);
+            // A thread of the pool that first joins in late warms up late; what allocates per token never comes to rest.
+            let mut rests = || {
+                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                decode(300);
+                ALLOCATIONS.load(Ordering::Relaxed) == before
+            };
+            assert!((0..8).any(|_| rests()), "{name} in {:?}", model.config().blocks[0]);
         }
     }
 }

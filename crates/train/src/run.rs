@@ -179,12 +179,20 @@ impl Run {
     /// # Errors
     /// A non-finite value with its place (the last good checkpoint stays), or what the disk says.
     pub fn run(&mut self, interrupt: &Interrupt) -> Result<Outcome> {
-        let train = self.trainer.config().train.clone();
         let started = Instant::now();
+        match self.work(interrupt, started) {
+            Err(Error::Stopped) => self.stop(started),
+            other => other,
+        }
+    }
+
+    /// [`Run::run`] up to [`Error::Stopped`].
+    fn work(&mut self, interrupt: &Interrupt, started: Instant) -> Result<Outcome> {
+        let train = self.trainer.config().train.clone();
         let mut progress = Progress::new(train.steps, self.trainer.step_count(), self.options.quiet);
         while self.trainer.step_count() < train.steps {
             if interrupt.requested() {
-                return self.stop(started);
+                return Err(Error::Stopped);
             }
             let before = Instant::now();
             let report = self.trainer.step()?;
@@ -206,10 +214,7 @@ impl Run {
             human::bytes(bytes as u64)
         ));
         progress.finish();
-        match self.finish(started, interrupt) {
-            Err(Error::Stopped) => self.stop(started),
-            other => other,
-        }
+        self.finish(started, interrupt)
     }
 
     fn record(&mut self, report: &StepReport, secs: f64, progress: &mut Progress) -> Result<()> {

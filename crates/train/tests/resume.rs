@@ -11,7 +11,7 @@ use hecate_train::checkpoint::Checkpoints;
 use hecate_train::run_config::{RunConfig, TrainConfig};
 use hecate_train::stream::{Boundary, Stream};
 use hecate_train::trainer::Trainer;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Of a step's 24 tokens; after five steps the levels of 7 and 11 are inside a period, and the optimizer, whose level is
@@ -71,6 +71,7 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 #[test]
 fn ten_steps_and_five_and_five_end_in_the_same_files() {
+    let mut there = BTreeSet::new();
     for cms in continua() {
         let (config, folder) = (config(cms), tempfile::tempdir().unwrap());
         let [whole, cut] = ["whole", "cut"].map(|name| Checkpoints::open(&folder.path().join(name)).unwrap());
@@ -84,6 +85,7 @@ fn ten_steps_and_five_and_five_end_in_the_same_files() {
             let own = |spec: &&hecate_model::state::StateSpec| spec.name.ends_with(what);
             for spec in model.state_layout().fast.iter().filter(own).take(1) {
                 assert!(state.fast[spec.range.clone()].iter().any(|&x| x != 0.0), "{} is empty", spec.name);
+                there.insert(what);
             }
         }
         train(&mut resumed, 10, &cut);
@@ -93,4 +95,5 @@ fn ten_steps_and_five_and_five_end_in_the_same_files() {
             assert!(cut[name] == *bytes, "{name} of {:?}", config.model.blocks[0].channel);
         }
     }
+    assert_eq!(there.len(), 5, "{there:?}");
 }

@@ -35,15 +35,17 @@ pub fn run(args: &Eval) -> Result<(), Failure> {
     let result = evaluate(&ops, &loaded.model, &loaded.params, &stream, &mut state, &access, piece, &mut |_| {
         ControlFlow::Continue(())
     })?;
+    // Whoever reads the result may leave before its end; what cannot be kept is no reason not to say it.
+    let kept = match (&args.state, args.access) {
+        (Some(file), AccessArg::Learn) => loaded.save_state(&state, file),
+        _ => Ok(()),
+    };
     if args.json {
         print_json(&result)?;
     } else {
         print(&result);
     }
-    if let (Some(file), AccessArg::Learn) = (&args.state, args.access) {
-        loaded.save_state(&state, file)?;
-    }
-    Ok(())
+    Ok(kept?)
 }
 
 /// The two protocols, one after the other.

@@ -46,7 +46,8 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
     let mut broken = if args.json { None } else { out.show(&prompt).err() };
     let (mut ws, access) = (Workspace::default(), Access::from(args.access));
     let unheard = broken.is_some();
-    let interrupt = Interrupt::install()?;
+    // Where nothing is kept, there is nothing to stop for in order.
+    let interrupt = if kept.is_some() { Interrupt::install()? } else { Interrupt::default() };
     let mut each = |token| match out.push(token) {
         Ok(ControlFlow::Continue(())) => interrupt.flow(),
         Ok(done) => done,
@@ -75,9 +76,8 @@ pub fn run(args: &Generate) -> Result<(), Failure> {
         return Ok(());
     }
     if interrupt.requested() {
-        if let Some(file) = kept {
-            errln!("stopped after {} tokens; {} holds what was learned from them", out.tokens.len(), file.display());
-        }
+        let (tokens, file) = (out.tokens.len(), kept.map(|file| file.display().to_string()).unwrap_or_default());
+        errln!("stopped after {tokens} tokens; {file} holds what was learned from them");
         return Err(Stopped.into());
     }
     if args.json {

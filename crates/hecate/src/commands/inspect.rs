@@ -31,8 +31,8 @@ struct Description {
     parameters_by_kind: BTreeMap<String, usize>,
     weight_bytes: usize,
     state_bytes: usize,
-    /// Tokens before the one whose operations are counted.
-    tokens_before: usize,
+    /// Of a token in a call of so many, behind as many others.
+    call_tokens: usize,
     flops_per_token_forward: f64,
     flops_per_token_learning: f64,
     flops_per_token_training: f64,
@@ -171,7 +171,7 @@ fn describe(config: &ModelConfig) -> Result<Description, Failure> {
         parameters_by_kind: kinds,
         weight_bytes: 4 * len,
         state_bytes: 4 * model.state_layout().values(),
-        tokens_before: config.context,
+        call_tokens: config.context,
         flops_per_token_forward: flops,
         flops_per_token_learning: model.learning(false).flops,
         flops_per_token_training: 3.0 * flops + model.learning(true).flops,
@@ -190,8 +190,8 @@ fn print_description(d: &Description) -> Result<(), Failure> {
     }
     outln!("weights                 {}", human::bytes(d.weight_bytes as u64));
     outln!("state of one sequence   {}", human::bytes(d.state_bytes as u64));
-    let (forward, before) = (human::count(d.flops_per_token_forward), d.tokens_before);
-    outln!("FLOPs per token         {forward} forward, behind {before} others");
+    let (forward, call) = (human::count(d.flops_per_token_forward), d.call_tokens);
+    outln!("FLOPs per token         {forward} forward, in a call of {call} behind {call} others");
     if d.flops_per_token_learning > 0.0 {
         let learning = human::count(d.flops_per_token_learning);
         outln!("                        {learning} more where continuum memories learn from what is read");

@@ -50,7 +50,7 @@ pub fn run(cli: &Cli) -> Result<(), Failure> {
 fn warn_of_leaks(model: &Model) {
     if let Some(block) = model.sees_ahead() {
         errln!(
-            "warning: blocks.{block}.mixer.causal = false: a token sees those behind it, so that losses say nothing of \
+            "warning: mixer.causal = false in block {block}: a token sees those behind it, so that losses say nothing of \
              prediction, and the model cannot generate; the causal form is causal = true"
         );
     }

@@ -33,13 +33,11 @@ pub fn run(args: &Train) -> Result<(), Failure> {
         let (damaged, step) = (damaged.display(), run.trainer().step_count());
         errln!("warning: {damaged} is damaged and passed over; going on from step {step}");
     }
+    warn(run.trainer());
     if !args.json {
         errln!("{}", run.folder().display());
-        let estimate = run.estimate().map_err(|e| keep(&e, run.folder().to_path_buf().as_path()))?;
+        let estimate = run.estimate().map_err(|e| keep(&e, run.folder()))?;
         describe(run.trainer(), run.text(), &estimate);
-        if run.trainer().step_count() >= run.trainer().config().train.steps {
-            errln!("all steps are done; measuring once more");
-        }
     }
     let outcome = run.run(&Interrupt::install()?).map_err(|e| keep(&e, run.folder()))?;
     if args.json {
@@ -89,6 +87,7 @@ pub fn open(name: &str) -> Result<(String, toml::Table), Failure> {
 /// The config on standard output, so that it can be kept as a file; what it will take beside it.
 fn show_plan(config: &RunConfig, json: bool) -> Result<(), Failure> {
     let plan = Plan::new(config)?;
+    warn(&plan.trainer);
     if json {
         let treatments = treatments(&plan.trainer);
         return print_json(&Shown { config, text: &plan.text, treatments, memory: plan.estimate });
@@ -167,7 +166,7 @@ fn warn(trainer: &Trainer) {
     let (schedule, steps) = (&trainer.config().schedule, trainer.config().train.steps);
     if schedule.warmup_steps > steps {
         errln!(
-            "warning: the rate rises over schedule.warmup_steps = {} and the run has train.steps = {steps}: it never reaches its peak",
+            "warning: the rate rises over schedule.warmup_steps = {}, and the run ends after train.steps = {steps}",
             schedule.warmup_steps
         );
     }
@@ -175,7 +174,7 @@ fn warn(trainer: &Trainer) {
     if rare > 0 {
         errln!(
             "warning: {} parameters are learned only where a sequence starts (what memories start from, rows before the \
-             first token), and this text is one document: train.reset_every = {lanes} starts one lane anew in every step",
+             first token), and this text is read as one document: train.reset_every = {lanes} starts one lane anew in every step",
             human::count(rare as f64),
         );
     }
@@ -183,7 +182,6 @@ fn warn(trainer: &Trainer) {
 
 /// What is about to be trained, and what it will take.
 fn describe(trainer: &Trainer, text: &str, estimate: &Estimate) {
-    warn(trainer);
     let (model, config) = (trainer.model(), trainer.config());
     let mut table = Table::new(&["treatment", "optimizer", "weight decay", ">tensors", ">parameters", "which"]);
     for t in treatments(trainer) {

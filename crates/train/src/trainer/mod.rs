@@ -15,7 +15,7 @@ pub use save::lineage;
 use crate::error::{Error, Result};
 use crate::loaded;
 use crate::run_config::RunConfig;
-use crate::stream::{Lanes, Segment, Stream};
+use crate::stream::{Boundary, Lanes, Segment, Stream};
 use hecate_core::ops::Cpu;
 use hecate_model::optim::{Gradient, Stepper, clip};
 use hecate_model::{Kind, MixerConfig, Model, ParamLayout, ParamSpec, Params, State, Tape};
@@ -112,10 +112,11 @@ impl Trainer {
         self.optimizer.layout()
     }
     /// Parameters that are learned only where a sequence starts, what memories start from and rows that stand before
-    /// the first token, if hardly any sequence of this run does: nothing is set to start anew, and the text is one document.
+    /// the first token, if hardly any sequence of this run does: nothing is set to start anew, and the text is read as one document.
     pub fn rarely_learned(&self) -> usize {
         let train = &self.config.train;
-        if train.reset_each_step || train.reset_every > 0 || self.lanes.stream().documents() > 1 {
+        let documents = self.config.data.boundary == Boundary::Reset && self.lanes.stream().documents() > 1;
+        if train.reset_each_step || train.reset_every > 0 || documents {
             return 0;
         }
         let blocks = self.model.config().blocks.iter().enumerate();

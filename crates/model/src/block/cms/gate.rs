@@ -17,7 +17,7 @@ pub(crate) struct Predictions<'a, F> {
 }
 
 impl Cms {
-    /// Takes out of the tape of a slice what tokens below the threshold would have changed, where the call may write.
+    /// Takes out of the tape of a slice what tokens below the threshold would have changed, of levels that move.
     pub fn shut_out<O: Ops>(
         &self,
         call: &Call<'_, O>,
@@ -27,7 +27,7 @@ impl Cms {
     ) {
         let Some(gate) = self.gate else { return };
         for (unit, own) in self.units.iter().zip(&mut tape.units) {
-            if unit.levels.clone().any(|level| call.access.writes(call.block, level)) {
+            if unit.levels.clone().any(|level| self.moves(level, call)) {
                 unit.shut_out(gate, call.tokens, own, predictions, fast);
             }
         }

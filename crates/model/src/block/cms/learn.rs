@@ -92,7 +92,7 @@ impl Cms {
     }
 
     /// Whether a level moves in a call.
-    fn moves(&self, l: usize, call: &Call<'_, impl Ops>) -> bool {
+    pub(super) fn moves(&self, l: usize, call: &Call<'_, impl Ops>) -> bool {
         self.levels[l].moves(call.pace) && call.access.writes(call.block, l)
     }
 
