@@ -201,10 +201,10 @@ impl Run {
             if due(train.checkpoint_every) {
                 self.trainer.save(&self.checkpoints)?;
             }
-            if due(train.sample_every) {
-                if let Some(text) = self.sample(SAMPLE_TOKENS, interrupt)? {
-                    progress.say(&format!("  | {}", text.trim().replace('\n', "\n  | ")));
-                }
+            if due(train.sample_every)
+                && let Some(text) = self.sample(SAMPLE_TOKENS, interrupt)?
+            {
+                progress.say(&format!("  | {}", text.trim().replace('\n', "\n  | ")));
             }
         }
         let bytes = self.text.held_out.len();
