@@ -108,7 +108,8 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     train(dir.path(), "whole", 300, &[]);
     let mut args = vec!["train", "default", "train.steps=300"];
     args.extend(TINY);
-    args.extend(["--data", "text.txt", "--out", "stopped"]);
+    // At a sample too, and in one.
+    args.extend(["train.sample_every=1", "--data", "text.txt", "--out", "stopped"]);
     let child = hecate(dir.path()).args(&args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     while !dir.path().join("stopped/log.jsonl").exists() {
         std::thread::sleep(Duration::from_millis(5));
