@@ -25,6 +25,9 @@ fn a_trained_model_generates_evaluates_and_is_inspected() {
     let before = bytes(dir.path(), "once");
     json(&["generate", "run", "-n", "5", "--state", "once", "--access", "read", "--json"]);
     assert_eq!(bytes(dir.path(), "once"), before, "reading leaves the file alone");
+    // Where a state cannot be written, nothing is said that would be lost.
+    let lost = run(dir.path(), &["generate", "run", "-n", "5", "--state", "nowhere/state"]);
+    assert!(!lost.status.success() && lost.stdout.is_empty() && !lost.stderr.is_empty());
     // Whoever reads the text leaves before it ends: what was said until then is kept.
     let mut open = hecate(dir.path());
     let args = ["generate", "run", "--prompt", "line", "-n", "20000", "--state", "left"];
@@ -85,6 +88,10 @@ fn a_run_grows_in_three_ways_and_says_what_it_said() {
         let same = succeed(at, &["eval", out, "text.txt"]) == said;
         assert_eq!(same, how != "--level", "{how}");
     }
+    // Its run starts from it, wherever it is begun.
+    let config = std::fs::read_to_string(at.join("block/run.toml")).unwrap();
+    let from = config.lines().find_map(|line| line.strip_prefix("from = ")).unwrap().trim_matches(['"', '\'']);
+    assert!(std::path::Path::new(from).is_absolute(), "{from}");
     let config = succeed(at, &["inspect", "memory-level"]);
     assert!(config.contains("memory.levels.1."), "{config}");
     let one = refuse(at, &["grow", "run", "--out", "none"]);

@@ -124,3 +124,21 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
     succeed(dir.path(), &["train", "--resume", "stopped"]);
     assert_eq!(bytes(dir.path(), "whole/model.safetensors"), bytes(dir.path(), "stopped/model.safetensors"));
 }
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_was_learned_from_a_text_that_goes_on() {
+    use std::io::Read;
+    let dir = tempfile::tempdir().unwrap();
+    write_text(&dir.path().join("text.txt"));
+    train(dir.path(), "run", 3, &[]);
+    let args = ["generate", "run", "--prompt", "line", "-n", "1000000000", "--state", "kept"];
+    let mut child = hecate(dir.path()).args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut text = child.stdout.take().unwrap();
+    text.read_exact(&mut [0; 500]).unwrap();
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    text.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(succeed(dir.path(), &["inspect", "kept"]).contains("blocks.0.memory.W"));
+}
