@@ -242,7 +242,7 @@ fn a_run_is_measured_on_the_text_that_it_held_out() {
 #[test]
 fn output_without_room_or_without_a_reader_does_not_panic() {
     let dir = tempfile::tempdir().unwrap();
-    for args in [&["rules"][..], &["completions", "bash"], &["man"], &["doctor"]] {
+    for args in [&["rules"][..], &["completions", "bash"], &["man"], &["doctor"], &["experiment"]] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let out = hecate(dir.path()).args(args).stdout(full).output().unwrap();
         let text = String::from_utf8(out.stderr).unwrap();
@@ -252,6 +252,17 @@ fn output_without_room_or_without_a_reader_does_not_panic() {
         drop(reader);
         let out = hecate(dir.path()).args(args).stdout(writer).output().unwrap();
         assert!(out.status.success() && out.stderr.is_empty(), "{args:?}: {out:?}");
+    }
+    // What is said beside it is lost, and the work is done.
+    write_text(&dir.path().join("text.txt"));
+    for deaf in ["full", "closed"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let stderr: std::process::Stdio = if deaf == "full" { full.into() } else { writer.into() };
+        let line = [&["train", "default"], TINY, &["train.steps=2", "--data", "text.txt", "--out", deaf]].concat();
+        assert!(hecate(dir.path()).args(line).stderr(stderr).output().unwrap().status.success(), "{deaf}");
+        assert!(dir.path().join(deaf).join("report.html").exists());
     }
 }
 
