@@ -100,6 +100,13 @@ fn losses(folder: &std::path::Path, run: &str) -> Vec<String> {
     steps.enumerate().map(loss).collect()
 }
 
+/// What Ctrl-C does.
+#[cfg(unix)]
+fn interrupt(child: &std::process::Child) {
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_says_how_to_go_on() {
@@ -115,8 +122,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(150));
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
+    interrupt(&child);
     let out = child.wait_with_output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
     assert_eq!(out.status.code(), Some(130), "what comes next in a script must not begin");
@@ -136,8 +142,7 @@ fn ctrl_c_keeps_what_was_learned_from_a_text_that_goes_on() {
     let mut child = hecate(dir.path()).args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut text = child.stdout.take().unwrap();
     text.read_exact(&mut [0; 500]).unwrap();
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
+    interrupt(&child);
     text.read_to_end(&mut Vec::new()).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(succeed(dir.path(), &["inspect", "kept"]).contains("blocks.0.memory.W"));
