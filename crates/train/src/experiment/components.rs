@@ -3,11 +3,11 @@
 use super::draw::rng;
 use super::figure::{Figure, Scale, Series};
 use super::outcome::{Cell, Finding, Must, Table, highest, lowest, mean};
-use super::sequences::{Example, Trained, Training, below, model, side_by_side};
+use super::sequences::{Example, Trained, Training, below, equal_in_size, model, side_by_side};
 use super::{Experiment, Result};
 use crate::corpus::{Corpus, HELD_OUT};
-use hecate_model::Access;
 use hecate_model::rng::Rng;
+use hecate_model::{Access, Parts};
 use serde_json::{Value, json};
 
 /// See the module text.
@@ -18,13 +18,14 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     protocol: "Two blocks of width 64 on the bytes of the embedded novel: Titans is a `titans_mlp_chunk8` memory with \
                convolution, four persistent tokens and a perceptron; HOPE a `self_modifying` memory with chunks of 16 \
                and 16, momentum by a gate, and a continuum memory of periods 32 (in the sequence) and 256 (the \
-               optimizer's). Muon at 1e-2, 150 steps of 4 random stretches of 256 bytes of the training part, the same \
+               optimizer's); as a control attention with a window of 64, which no memory stands beside. Perceptrons (in \
+               continuum memories those of the levels) are widened until all models have as many parameters. Muon at 1e-2, 150 steps of 4 random stretches of 256 bytes of the training part, the same \
                stretches for every arm of a seed; bits per byte on 128 stretches of the held-out part, and the \
-               difference from the whole model under the same seed. Few steps, so that 12 arms \
-               take minutes.",
+               difference from the whole model under the same seed, and once more with memories that may not write. Few \
+               steps, so that 13 arms take minutes.",
     random: true,
     run: |seeds| {
-        let setup = Setup { seeds, ..Setup::full() };
+        let setup = Setup { seeds, ..Setup::full() }.of_equal_size()?;
         Ok(setup.finding(&setup.measure()?))
     },
 };
@@ -38,6 +39,8 @@ struct Setup {
     tests: usize,
     seeds: usize,
     arms: Vec<Arm>,
+    /// Fewest and most parameters of a model, once they are equal in size.
+    sizes: [usize; 2],
 }
 
 /// A model, whole or with something less.
@@ -49,9 +52,23 @@ struct Arm {
 
 const WHOLE: &str = "whole";
 const FAMILIES: [&str; 2] = ["titans", "hope"];
+/// The control without a memory.
+const ATTENTION: &str = "attention";
 
-/// Bits per byte at every position.
-type Curve = Vec<f64>;
+/// What a run gave, in bits per byte.
+#[derive(Clone, Debug, PartialEq)]
+struct Loss {
+    /// At every position.
+    curve: Vec<f64>,
+    /// Mean where no memory may write.
+    frozen: f64,
+}
+
+impl Loss {
+    fn mean(&self) -> f64 {
+        mean(&self.curve)
+    }
+}
 
 /// `over` in place of what `base` has.
 fn with(base: &Value, over: Value) -> Value {
@@ -98,6 +115,12 @@ fn hope(width: usize, length: usize) -> Vec<Arm> {
     ]
 }
 
+fn attention(width: usize, length: usize) -> Vec<Arm> {
+    let mixer = json!({"type": "attention", "heads": 1, "window": length / 4});
+    let block = json!([{"repeat": 2, "mixer": mixer, "channel": {"type": "mlp", "hidden": 2 * width}}]);
+    vec![Arm { family: ATTENTION, change: WHOLE, block }]
+}
+
 /// A text, of which stretches are learned.
 fn stretch(bytes: &[u8], from: usize, length: usize) -> Example {
     let byte = |i: usize| u32::from(bytes[from + i]);
@@ -107,28 +130,37 @@ fn stretch(bytes: &[u8], from: usize, length: usize) -> Example {
 impl Setup {
     fn full() -> Self {
         let (width, length) = (64, 256);
-        let arms = titans(width).into_iter().chain(hope(width, length)).collect();
-        Self { width, length, steps: 150, lanes: 4, tests: 128, seeds: super::SEEDS, arms }
+        let arms = titans(width).into_iter().chain(hope(width, length)).chain(attention(width, length)).collect();
+        Self { width, length, steps: 150, lanes: 4, tests: 128, seeds: super::SEEDS, arms, sizes: [0; 2] }
     }
 
-    fn run(&self, arm: &Arm, text: [&[u8]; 2], seed: usize) -> Result<Curve> {
+    fn of_equal_size(mut self) -> Result<Self> {
+        let blocks = self.arms.iter_mut().map(|arm| &mut arm.block);
+        self.sizes = equal_in_size([256, self.width, self.length], blocks)?;
+        Ok(self)
+    }
+
+    fn run(&self, arm: &Arm, text: [&[u8]; 2], seed: usize) -> Result<Loss> {
         let [train, test] = text;
         let mut trained = Trained::new(&model(256, self.width, self.length, arm.block.clone())?, seed)?;
         let mut draw = rng("components", seed);
         let any = |draw: &mut Rng| stretch(train, below(draw, train.len() - self.length), self.length);
         let how = Training::muon(1e-2, self.steps, self.lanes);
         trained.train(&how, seed, &mut || any(&mut draw))?;
-        let mut curve = vec![0.0; self.length];
-        for i in 0..self.tests {
-            let from = i * (test.len() - self.length - 1) / self.tests;
-            let answers = trained.answers(&stretch(test, from, self.length), &Access::Learn)?;
-            let bits = answers.iter().map(|a| a.0 / std::f64::consts::LN_2 / self.tests as f64);
-            curve.iter_mut().zip(bits).for_each(|(sum, bits)| *sum += bits);
-        }
-        Ok(curve)
+        let mut curve = |access: Access| {
+            let mut curve = vec![0.0; self.length];
+            for i in 0..self.tests {
+                let from = i * (test.len() - self.length - 1) / self.tests;
+                let answers = trained.answers(&stretch(test, from, self.length), &access)?;
+                let bits = answers.iter().map(|a| a.0 / std::f64::consts::LN_2 / self.tests as f64);
+                curve.iter_mut().zip(bits).for_each(|(sum, bits)| *sum += bits);
+            }
+            Ok(curve) as Result<Vec<f64>>
+        };
+        Ok(Loss { curve: curve(Access::Learn)?, frozen: mean(&curve(Access::Frozen(Parts::all()))?) })
     }
 
-    fn measure(&self) -> Result<Vec<Vec<Curve>>> {
+    fn measure(&self) -> Result<Vec<Vec<Loss>>> {
         let corpus = Corpus::moby_dick();
         let (train, test) = corpus.split(HELD_OUT)?;
         side_by_side(&self.arms, self.seeds, |arm, seed| self.run(arm, [train.bytes, test.bytes], seed))
@@ -140,12 +172,12 @@ impl Setup {
     }
 
     /// Bits per byte by which an arm is worse than the whole model, by seed.
-    fn loss(&self, m: &[Vec<Curve>], i: usize) -> Vec<f64> {
+    fn loss(&self, m: &[Vec<Loss>], i: usize) -> Vec<f64> {
         let whole = &m[self.at(self.arms[i].family, WHOLE)];
-        m[i].iter().zip(whole).map(|(a, b)| mean(a) - mean(b)).collect()
+        m[i].iter().zip(whole).map(|(a, b)| a.mean() - b.mean()).collect()
     }
 
-    fn musts(&self, m: &[Vec<Curve>]) -> Vec<Must> {
+    fn musts(&self, m: &[Vec<Loss>]) -> Vec<Must> {
         let mut musts = Vec::new();
         for (i, arm) in self.arms.iter().enumerate().filter(|(_, arm)| arm.change != WHOLE) {
             let by = self.loss(m, i);
@@ -157,7 +189,7 @@ impl Setup {
         }
         for family in FAMILIES {
             let part = |from: usize, to: usize| {
-                mean(&m[self.at(family, WHOLE)].iter().map(|c| mean(&c[from..to])).collect::<Vec<f64>>())
+                mean(&m[self.at(family, WHOLE)].iter().map(|c| mean(&c.curve[from..to])).collect::<Vec<f64>>())
             };
             let (eighth, half) = (self.length / 8, self.length / 2);
             let (early, late) = (part(0, eighth), part(half, self.length));
@@ -166,39 +198,57 @@ impl Setup {
                 late < early,
                 format!("{early:.3} and {late:.3} bits per byte"),
             ));
+            let of = |family: &str| &m[self.at(family, WHOLE)];
+            let bits = |family: &str| mean(&of(family).iter().map(Loss::mean).collect::<Vec<f64>>());
+            let frozen = mean(&of(family).iter().map(|loss| loss.frozen).collect::<Vec<f64>>());
+            musts.push(Must::new(
+                format!("{family}: a memory that may not write is worse, by at least 0.05"),
+                frozen >= bits(family) + 0.05,
+                format!("{:.3} and {frozen:.3} bits per byte", bits(family)),
+            ));
+            musts.push(Must::new(
+                format!("{family}: no worse than attention alone"),
+                bits(family) <= bits(ATTENTION),
+                format!("{:.3} and {:.3} bits per byte", bits(family), bits(ATTENTION)),
+            ));
         }
         musts
     }
 
     /// The means of a curve between powers of two.
-    fn buckets(&self, curves: &[Curve]) -> Vec<(f64, Vec<f64>)> {
+    fn buckets(&self, curves: &[Loss]) -> Vec<(f64, Vec<f64>)> {
         let ends = (1..).map(|i| 1 << i).take_while(|&end| end <= self.length);
-        ends.map(|end| (end as f64, curves.iter().map(|c| mean(&c[end / 2..end])).collect())).collect()
+        ends.map(|end| (end as f64, curves.iter().map(|c| mean(&c.curve[end / 2..end])).collect())).collect()
     }
 
-    fn finding(&self, m: &[Vec<Curve>]) -> Finding {
-        let mut table = Table::new(&["model", "with", "bits per byte", "worse than the whole by"]);
+    fn finding(&self, m: &[Vec<Loss>]) -> Finding {
+        let mut table = Table::new(&["model", "with", "bits per byte", "worse than the whole by", "memory frozen"]);
         let mut figure = Figure::default();
-        for family in FAMILIES {
+        for family in [FAMILIES[0], FAMILIES[1], ATTENTION] {
             let mut rows = Vec::new();
             for (i, arm) in self.arms.iter().enumerate().filter(|(_, arm)| arm.family == family) {
-                let (bits, by) = (m[i].iter().map(|c| mean(c)).collect::<Vec<f64>>(), self.loss(m, i));
-                table.row([family.into(), arm.change.into(), Cell::from(&bits[..]), Cell::from(&by[..])]);
+                let (bits, by) = (m[i].iter().map(Loss::mean).collect::<Vec<f64>>(), self.loss(m, i));
+                let frozen: Vec<f64> = m[i].iter().map(|loss| loss.frozen).collect();
+                let numbers = [bits, by.clone(), frozen].map(|seeds| Cell::from(&seeds[..]));
+                table.row([family.into(), arm.change.into()].into_iter().chain(numbers));
                 if arm.change != WHOLE {
                     rows.push((arm.change.to_string(), vec![by]));
                 }
+            }
+            if rows.is_empty() {
+                continue;
             }
             figure = figure.rows(format!("{family}: worse than the whole"), Scale::linear("bits per byte"), &["seed"], rows);
         }
         let line = |family: &str| Series::new(family, self.buckets(&m[self.at(family, WHOLE)]));
         let [x, y] = [Scale::doubling("position, in bytes"), Scale::linear("bits per byte")];
-        figure = figure.lines("Loss by position", x, y, FAMILIES.map(line).into());
+        figure = figure.lines("Loss by position", x, y, [FAMILIES[0], FAMILIES[1], ATTENTION].map(line).into());
         let caption = format!(
-            "{} seeds. Differences of a hundredth are noise at this size. Without a component there are fewer parameters, \
-             except for the continuum memory, whose perceptron has as many. Keys and values that are not memories of their \
+            "{} seeds. Differences of a hundredth are noise at this size. Models of {} to {} parameters. A frozen memory is read \
+             but never written, the continuum memory's first level with it; attention has none. Keys and values that are not memories of their \
              own are no setting of `self_modifying`. The first eighth of all stretches is 4096 bytes of text, the same under \
              every seed.",
-            self.seeds
+            self.seeds, self.sizes[0], self.sizes[1]
         );
         Finding { table, musts: self.musts(m), caption, figure }
     }
@@ -211,12 +261,13 @@ mod tests {
     #[test]
     fn every_must_can_fail() {
         let setup = Setup::full();
-        let curves = |of: &dyn Fn(&Arm, usize) -> f64| {
-            setup.arms.iter().map(|a| vec![(0..256).map(|t| of(a, t)).collect::<Curve>(); 2]).collect::<Vec<_>>()
+        let losses = |of: &dyn Fn(&Arm, usize) -> f64, frozen: f64| {
+            let loss = |a: &Arm| Loss { curve: (0..256).map(|t| of(a, t)).collect(), frozen };
+            setup.arms.iter().map(|a| vec![loss(a); 2]).collect::<Vec<_>>()
         };
-        let whole = |arm: &Arm| f64::from(u8::from(arm.change == WHOLE));
-        let good = curves(&|arm, t| 4.0 - 0.01 * t as f64 - 0.1 * whole(arm));
-        let bad = curves(&|arm, t| 4.0 + 0.01 * t as f64 + 0.1 * whole(arm));
+        let whole = |arm: &Arm| f64::from(u8::from(arm.change == WHOLE && arm.family != ATTENTION));
+        let good = losses(&|arm, t| 4.0 - 0.01 * t as f64 - 0.1 * whole(arm), 4.0);
+        let bad = losses(&|arm, t| 4.0 + 0.01 * t as f64 + 0.1 * whole(arm), 4.0);
         assert!(setup.musts(&good).iter().all(|m| m.holds));
         assert!(setup.musts(&bad).iter().all(|m| !m.holds));
     }
@@ -231,13 +282,20 @@ mod tests {
         assert_eq!(texts.len(), count);
     }
 
+    #[test]
+    fn every_arm_has_as_many_parameters() {
+        let [fewest, most] = Setup::full().of_equal_size().unwrap().sizes;
+        assert!(fewest > 0 && most as f64 <= 1.01 * fewest as f64, "{fewest} {most}");
+    }
+
     /// Every arm takes a few steps, and the same ones again.
     #[test]
     fn a_short_run_is_the_same_again() {
-        let setup = Setup { width: 16, length: 32, steps: 3, lanes: 2, tests: 2, seeds: 1, arms: Vec::new() };
-        let setup = Setup { arms: titans(16).into_iter().chain(hope(16, 32)).collect(), ..setup };
+        let setup = Setup { width: 16, length: 32, steps: 3, lanes: 2, tests: 2, seeds: 1, arms: Vec::new(), sizes: [0; 2] };
+        let setup = Setup { arms: titans(16).into_iter().chain(hope(16, 32)).chain(attention(16, 32)).collect(), ..setup };
         let found = setup.measure().unwrap();
-        assert!(found.iter().all(|curves| curves[0].iter().all(|bits| (4.0..12.0).contains(bits))));
+        let usual = |bits: &f64| (4.0..12.0).contains(bits);
+        assert!(found.iter().all(|losses| losses[0].curve.iter().all(usual) && usual(&losses[0].frozen)));
         assert_eq!(found, setup.measure().unwrap());
         assert_eq!(setup.finding(&found).table.rows.len(), setup.arms.len());
     }

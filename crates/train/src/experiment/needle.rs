@@ -3,7 +3,7 @@
 use super::draw::rng;
 use super::figure::{Figure, Scale};
 use super::outcome::{Cell, Finding, Must, Table, highest, lowest, mean};
-use super::sequences::{Example, Trained, Training, below, model, side_by_side};
+use super::sequences::{Example, Trained, Training, below, equal_in_size, model, side_by_side};
 use super::{Experiment, Result};
 use hecate_model::rng::Rng;
 use hecate_model::{Access, Parts};
@@ -18,11 +18,11 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
                fillers (of 8) follow, and the last token of the fourth segment is the key, where the value is asked. \
                One block of width 32 with a perceptron of 64 hidden units: `mac` over these segments, `mag` with a \
                window of 16, both with a `titans` memory; two blocks of attention with that window, which see at most \
-               31 tokens of the 48 or more in between. Muon at 1e-2, 1000 steps of 16 sequences. Tested on 256 \
+               31 tokens of the 48 or more in between; perceptrons are widened until all have as many parameters. Muon at 1e-2, 1000 steps of 16 sequences. Tested on 256 \
                sequences of four segments and of eight, and once more with memories that may not write.",
     random: true,
     run: |seeds| {
-        let setup = Setup { seeds, ..Setup::full() };
+        let setup = Setup { seeds, ..Setup::full() }.of_equal_size()?;
         Ok(setup.finding(&setup.measure()?))
     },
 };
@@ -40,6 +40,8 @@ struct Setup {
     tests: usize,
     seeds: usize,
     arms: Vec<Arm>,
+    /// Fewest and most parameters of a model, once they are equal in size.
+    sizes: [usize; 2],
 }
 
 /// Blocks that are compared.
@@ -74,7 +76,13 @@ impl Setup {
             arm("mag", json!({"type": "mag", "attention": window, "memory": memory}), 1),
             arm("window attention", json!({"type": "attention", "heads": 1, "window": 16}), 2),
         ];
-        Self { segment: 16, width: 32, steps: 1000, lanes: 16, tests: 256, seeds: super::SEEDS, arms }
+        Self { segment: 16, width: 32, steps: 1000, lanes: 16, tests: 256, seeds: super::SEEDS, arms, sizes: [0; 2] }
+    }
+
+    fn of_equal_size(mut self) -> Result<Self> {
+        let blocks = self.arms.iter_mut().map(|arm| &mut arm.blocks);
+        self.sizes = equal_in_size([VOCAB, self.width, SEGMENTS[0] * self.segment], blocks)?;
+        Ok(self)
     }
 
     fn example(&self, draw: &mut Rng, segments: usize) -> Example {
@@ -142,10 +150,12 @@ impl Setup {
         }
         let figure = Figure::default().rows("Right answers", Scale::linear("share"), &COLUMNS, rows);
         let caption = format!(
-            "{} seeds; by guessing {:.3}. A frozen memory is read but never written (`Access::Frozen`): it then holds \
+            "{} seeds; by guessing {:.3}. Models of {} to {} parameters. A frozen memory is read but never written (`Access::Frozen`): it then holds \
              what it was trained to start from. Eight segments were never seen in training.",
             self.seeds,
-            1.0 / NAMES as f64
+            1.0 / NAMES as f64,
+            self.sizes[0],
+            self.sizes[1]
         );
         Finding { table, musts: self.musts(m), caption, figure }
     }
@@ -154,6 +164,12 @@ impl Setup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_arm_has_as_many_parameters() {
+        let [fewest, most] = Setup::full().of_equal_size().unwrap().sizes;
+        assert!(fewest > 0 && most as f64 <= 1.01 * fewest as f64, "{fewest} {most}");
+    }
 
     #[test]
     fn every_must_can_fail() {

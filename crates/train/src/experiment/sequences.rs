@@ -59,6 +59,41 @@ pub(super) fn model(vocab: usize, width: usize, context: usize, blocks: Value) -
     Ok(config)
 }
 
+/// Perceptrons and continuum memories of blocks.
+fn channels(blocks: &mut Value) -> impl Iterator<Item = &mut Value> {
+    blocks.as_array_mut().into_iter().flatten().filter_map(|block| block.get_mut("channel")?.get_mut("hidden"))
+}
+
+/// Widens the perceptrons of every model, and the levels of continuum memories, until it has as many parameters as the
+/// largest of them, to within half of a hidden unit in each block. Fewest and most parameters afterwards.
+///
+/// # Errors
+/// Those of [`model`] and [`Model::new`].
+pub(super) fn equal_in_size<'a>(
+    [vocab, width, context]: [usize; 3],
+    models: impl Iterator<Item = &'a mut Value>,
+) -> Result<[usize; 2]> {
+    let size = |blocks: &Value| {
+        Ok(Model::new(&model(vocab, width, context, blocks.clone())?)?.params().count()) as Result<usize>
+    };
+    let mut models = models.map(|blocks| Ok((size(blocks)?, blocks))).collect::<Result<Vec<_>>>()?;
+    let largest = models.iter().map(|m| m.0).max().unwrap_or(0);
+    for (count, blocks) in &mut models {
+        let widen = |blocks: &mut Value, by: u64| {
+            channels(blocks).for_each(|hidden| *hidden = json!(hidden.as_u64().unwrap_or(0) + by));
+        };
+        let mut wider = blocks.clone();
+        widen(&mut wider, 1);
+        let unit = size(&wider)? - *count;
+        if unit > 0 {
+            widen(blocks, ((largest - *count + unit / 2) / unit) as u64);
+            *count = size(blocks)?;
+        }
+    }
+    let counts = || models.iter().map(|m| m.0);
+    Ok([counts().min().unwrap_or(0), counts().max().unwrap_or(0)])
+}
+
 /// A continuum memory of two levels that are the optimizer's, due at every step and at every fourth: a task with labels has
 /// no next tokens, which is what levels learn from while a sequence runs.
 pub(super) fn slow_levels(context: usize, hidden: usize) -> Value {
@@ -291,6 +326,28 @@ pub(super) fn unless_it_breaks<T>(run: Result<T>, otherwise: T) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn models_are_widened_until_they_are_as_large_as_the_largest() {
+        let mixer = |heads: usize| json!({"type": "attention", "heads": heads});
+        let mlp = |hidden: usize| json!({"type": "mlp", "hidden": hidden});
+        let mut models = [
+            json!([{"mixer": mixer(1), "channel": mlp(8)}]),
+            json!([{"repeat": 2, "mixer": mixer(2), "channel": mlp(40)}]),
+            json!([{"mixer": mixer(1), "channel": slow_levels(6, 8)}]),
+            json!([{"mixer": mixer(1)}]),
+        ];
+        let before = models.clone();
+        let [fewest, most] = equal_in_size([5, 16, 6], models.iter_mut().take(3)).unwrap();
+        assert!(models[1] == before[1] && models[0] != before[0] && models[2] != before[2]);
+        let size = |blocks: &Value| Model::new(&model(5, 16, 6, blocks.clone()).unwrap()).unwrap().params().count();
+        let sizes = [0, 1, 2].map(|i| size(&models[i]));
+        assert_eq!([fewest, most], [*sizes.iter().min().unwrap(), *sizes.iter().max().unwrap()]);
+        assert!(most - fewest < 100 && size(&before[1]) > 2 * size(&before[0]), "{sizes:?}");
+        // What has nothing to widen stays as it is, and is told.
+        let [fewest, _] = equal_in_size([5, 16, 6], models.iter_mut()).unwrap();
+        assert!(models[3] == before[3] && fewest == size(&before[3]));
+    }
 
     fn copying() -> Trained {
         let blocks = json!([{"mixer": {"type": "attention", "heads": 2}, "channel": slow_levels(6, 8)}]);
