@@ -199,6 +199,9 @@ pub struct Inspect {
 /// Arguments of `rules`.
 #[derive(Debug, Args)]
 pub struct Rules {
+    /// One rule with all its settings; the list where absent.
+    #[arg(conflicts_with = "markdown")]
+    pub name: Option<String>,
     /// Print the table of the README.
     #[arg(long, conflicts_with = "json")]
     pub markdown: bool,
@@ -210,7 +213,10 @@ pub struct Rules {
 /// Arguments of `optimizers`.
 #[derive(Debug, Args)]
 pub struct Optimizers {
-    /// Print the table of the README.
+    /// One optimizer with all its settings; the list where absent.
+    #[arg(conflicts_with = "markdown")]
+    pub name: Option<String>,
+    /// Print the table of the documents.
     #[arg(long, conflicts_with = "json")]
     pub markdown: bool,
     /// Print the list as JSON.

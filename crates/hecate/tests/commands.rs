@@ -113,6 +113,16 @@ fn tables_help_completions_and_the_manual_are_there() {
     assert!(rows.len() > 10 && rows.iter().all(|r| r["settings"]["name"] == r["name"]));
     let table = succeed(dir.path(), &["optimizers", "--markdown"]);
     assert!(table.starts_with("| optimizer") && table.contains("precondition adam") && table.contains("matrices"));
+    let one = succeed(dir.path(), &["rules", "miras"]);
+    assert!(
+        one.contains("retention   { name = \"l2\" }") && one.contains("hellinger") && one.contains("W [64, 64]"),
+        "{one}"
+    );
+    let one: serde_json::Value = serde_json::from_str(&succeed(dir.path(), &["rules", "tnt", "--json"])).unwrap();
+    assert_eq!((&one["name"], &one["settings"]["locals"]), (&"tnt".into(), &serde_json::json!([8, 16])));
+    assert!(succeed(dir.path(), &["optimizers", "m3"]).contains("ema, ema_v, literal"));
+    assert!(refuse(dir.path(), &["rules", "titnas"]).contains("self_modifying"));
+    assert!(refuse(dir.path(), &["optimizers", "muno"]).contains("did you mean `muon`?"));
     assert!(succeed(dir.path(), &["completions", "bash"]).contains("hecate"));
     let manual = succeed(dir.path(), &["man"]);
     assert!(manual.contains(".TH") && manual.contains("dry\\-run"), "{manual}");

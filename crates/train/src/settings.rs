@@ -4,6 +4,7 @@
 //! by its whole path, lists what is known in its place, and points out the nearest.
 
 use crate::error::{Error, Result};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::path::Path;
@@ -90,6 +91,19 @@ pub fn explain(path: &str, message: &str) -> String {
     };
     let separator = if hint.is_empty() { "; " } else { " " };
     format!("unknown {noun} `{}`{place}{hint}{separator}{known}", unknown.got)
+}
+
+/// The words that the setting `key` of `whole` may be, in the order in which reading another one would list them; none where it
+/// is not one of several words.
+pub fn words<T: Serialize + DeserializeOwned>(whole: &T, key: &str) -> Vec<String> {
+    // No name of anything.
+    const NO_WORD: &str = "?";
+    let Ok(serde_json::Value::Object(mut table)) = serde_json::to_value(whole) else { return Vec::new() };
+    table.insert(key.to_string(), NO_WORD.into());
+    let Err(e) = serde_json::from_value::<T>(table.into()) else { return Vec::new() };
+    let message = one_line(&e.to_string());
+    let unknown = message.find("unknown ").and_then(|at| Unknown::parse(&message[at..]));
+    unknown.filter(|u| u.got == NO_WORD).map_or_else(Vec::new, |u| u.known)
 }
 
 /// A message of the form ``unknown WHAT `GOT`, expected ...``, as serde and the core crate write it.
@@ -248,6 +262,18 @@ mod tests {
         assert!(read_file(&path).unwrap_err().to_string().contains("not UTF-8"));
         fs::write(&path, "seed = 4").unwrap();
         assert_eq!(read_file(&path).unwrap()["seed"].as_integer(), Some(4));
+    }
+
+    #[test]
+    fn the_words_of_a_setting_are_those_that_reading_knows() {
+        let rule = hecate_core::AnyRule::named("miras").unwrap();
+        assert!(words(&rule, "structure").contains(&"gated_mlp".to_string()));
+        assert!(words(&rule, "name").contains(&"delta".to_string()));
+        let rule = hecate_core::AnyRule::named("self_modifying").unwrap();
+        assert_eq!(words(&rule, "targets"), ["soft", "raw"]);
+        for key in ["chunk", "norm", "colour"] {
+            assert!(words(&rule, key).is_empty(), "{key}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod grow;
 mod inspect;
 mod optimizers;
 mod rules;
+mod settings;
 mod train;
 
 use crate::Failure;

@@ -1,6 +1,6 @@
 //! `hecate optimizers`: the registered optimizers, from the registry itself.
 
-use super::print_json;
+use super::{print_json, settings};
 use crate::Failure;
 use crate::cli::Optimizers;
 use crate::table::Table;
@@ -24,6 +24,12 @@ struct Row {
 }
 
 pub fn run(args: &Optimizers) -> Result<(), Failure> {
+    if let Some(name) = &args.name {
+        let table = toml::Table::from_iter([("name".to_string(), name.as_str().into())]);
+        let optimizer: AnyOptimizer = hecate_train::settings::into(table, "optimizers")?;
+        let row = row(&optimizer)?;
+        return if args.json { print_json(&row) } else { print(&row, &optimizer) };
+    }
     let rows = AnyOptimizer::all().iter().map(row).collect::<Result<Vec<Row>, Failure>>()?;
     if args.json {
         return print_json(&rows);
@@ -32,13 +38,29 @@ pub fn run(args: &Optimizers) -> Result<(), Failure> {
     for r in &rows {
         let treats = if r.matrices_only { "matrices" } else { "all" };
         let cells = [r.name, r.equation, r.source, treats].map(String::from);
-        table.row(cells.into_iter().chain([r.state.join(" "), r.state_floats.to_string(), settings(&r.settings)]));
+        table.row(cells.into_iter().chain([r.state.join(" "), r.state_floats.to_string(), short(&r.settings)]));
     }
     out!("{}", if args.markdown { table.markdown() } else { table.plain() });
     outln!(
         "\nState in numbers is for a matrix of {} x {}. What is no matrix gets AdamW under `rest`.",
         SHAPE.rows,
         SHAPE.columns
+    );
+    Ok(())
+}
+
+/// All about one optimizer.
+fn print(r: &Row, optimizer: &AnyOptimizer) -> Result<(), Failure> {
+    outln!("{} {}\n{}\n", r.name, r.source, r.equation);
+    out!("{}", settings::table(optimizer)?.plain());
+    let treats = if r.matrices_only { "matrices; what is none gets AdamW under `rest`" } else { "all tensors" };
+    outln!("\ntreats {treats}");
+    outln!(
+        "state of a matrix of {} x {}: {} numbers, {}",
+        SHAPE.rows,
+        SHAPE.columns,
+        r.state_floats,
+        if r.state.is_empty() { "none".to_string() } else { r.state.join(", ") }
     );
     Ok(())
 }
@@ -57,7 +79,7 @@ fn row(optimizer: &AnyOptimizer) -> Result<Row, Failure> {
 }
 
 /// The settings with their defaults on one line; those of the rest are AdamW's, and left out.
-fn settings(table: &Value) -> String {
+fn short(table: &Value) -> String {
     let own = table.as_object().into_iter().flatten().filter(|(key, _)| !["name", "rest"].contains(&key.as_str()));
     let word = |value: &Value| match value {
         Value::String(word) => word.clone(),

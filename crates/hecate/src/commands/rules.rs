@@ -1,6 +1,6 @@
 //! `hecate rules`: the registered memory rules, from the registry itself.
 
-use super::print_json;
+use super::{print_json, settings};
 use crate::Failure;
 use crate::cli::Rules;
 use crate::table::Table;
@@ -27,9 +27,15 @@ struct Row {
     flops_per_token: f64,
     chunk: &'static str,
     kernels: Vec<&'static str>,
+    /// With the name, as a config has them.
+    settings: AnyRule,
 }
 
 pub fn run(args: &Rules) -> Result<(), Failure> {
+    if let Some(name) = &args.name {
+        let row = row(&AnyRule::named(name)?);
+        return if args.json { print_json(&row) } else { print(&row) };
+    }
     let rows: Vec<Row> = AnyRule::all().iter().map(row).collect();
     if args.json {
         return print_json(&rows);
@@ -60,6 +66,26 @@ pub fn run(args: &Rules) -> Result<(), Failure> {
     Ok(())
 }
 
+/// All about one rule.
+fn print(r: &Row) -> Result<(), Failure> {
+    outln!("{} {}\n{}\n", r.name, r.source, r.equation);
+    let knobs = [
+        ("structure", r.structure),
+        ("features", r.features),
+        ("bias", r.bias),
+        ("retention", r.retention),
+        ("algorithm", r.algorithm),
+        ("chunk form", r.chunk),
+    ];
+    outln!("{}", knobs.map(|(knob, value)| format!("{knob}: {value}")).join("; "));
+    outln!("kernels: {}\n", r.kernels.join(", "));
+    let settings = settings::table(&r.settings)?;
+    out!("{}", settings.plain());
+    outln!("\ninputs of a token: {}", r.inputs.join(", "));
+    outln!("state of a head of width {}: {} numbers, {}", DIMS.dk, r.state_floats, r.state.join(", "));
+    Ok(())
+}
+
 fn row(rule: &AnyRule) -> Row {
     let about = rule.about();
     Row {
@@ -81,6 +107,7 @@ fn row(rule: &AnyRule) -> Row {
             ChunkForm::Sequential => "sequential only",
         },
         kernels: kernels(rule),
+        settings: rule.clone(),
     }
 }
 

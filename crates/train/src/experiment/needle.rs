@@ -18,7 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
                fillers (of 8) follow, and the last token of the fourth segment is the key, where the value is asked. \
                One block of width 32 with a perceptron of 64 hidden units: `mac` over these segments, `mag` with a \
                window of 16, both with a `titans` memory; two blocks of attention with that window, which see at most \
-               31 tokens of the 48 or more in between; perceptrons are widened until all have as many parameters. Muon at 1e-2, 1000 steps of 16 sequences. Tested on 256 \
+               31 tokens of the 48 or more in between; perceptrons are widened until all have as many parameters. Muon at 1e-2, 2000 steps of 16 sequences. Tested on 256 \
                sequences of four segments and of eight, and once more with memories that may not write.",
     random: true,
     run: |seeds| {
@@ -76,7 +76,7 @@ impl Setup {
             arm("mag", json!({"type": "mag", "attention": window, "memory": memory}), 1),
             arm("window attention", json!({"type": "attention", "heads": 1, "window": 16}), 2),
         ];
-        Self { segment: 16, width: 32, steps: 1000, lanes: 16, tests: 256, seeds: super::SEEDS, arms, sizes: [0; 2] }
+        Self { segment: 16, width: 32, steps: 2000, lanes: 16, tests: 256, seeds: super::SEEDS, arms, sizes: [0; 2] }
     }
 
     fn of_equal_size(mut self) -> Result<Self> {
