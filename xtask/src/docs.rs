@@ -6,11 +6,11 @@ use crate::repo::{cargo, has_extension, root, texts};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Name of each generated part, and the arguments of `hecate` that print it.
-const GENERATED: &[(&str, &[&str])] =
-    &[("rules", &["rules", "--markdown"]), ("optimizers", &["optimizers", "--markdown"])];
-/// The document in which each of them must appear.
-const HOME: &str = "README.md";
+/// Name of each generated part, the document in which it must appear, and the arguments of `hecate` that print it.
+const GENERATED: &[(&str, &str, &[&str])] = &[
+    ("rules", "README.md", &["rules", "--markdown"]),
+    ("optimizers", "docs/optimizers.md", &["optimizers", "--markdown"]),
+];
 
 /// What stands between the comments, by name.
 type Parts = BTreeMap<&'static str, String>;
@@ -26,13 +26,14 @@ pub fn run(arguments: &[String]) -> Result<()> {
         _ => return Err(format!("expected nothing or --check, got {}", arguments.join(" ")).into()),
     };
     let documents = texts(|file| has_extension(file, &["md"]))?;
-    let home = documents.iter().find(|(file, _)| file == Path::new(HOME)).map_or("", |(_, text)| text);
-    for (name, _) in GENERATED {
-        if !home.lines().any(|line| line == begin(name)) {
-            return Err(format!("{HOME} has no line `{}`", begin(name)).into());
+    for (name, home, _) in GENERATED {
+        let text = documents.iter().find(|(file, _)| file == Path::new(home)).map_or("", |(_, text)| text);
+        if !text.lines().any(|line| line == begin(name)) {
+            return Err(format!("{home} has no line `{}`", begin(name)).into());
         }
     }
-    let parts = GENERATED.iter().map(|&(name, arguments)| Ok((name, print(arguments)?))).collect::<Result<Parts>>()?;
+    let parts =
+        GENERATED.iter().map(|&(name, _, arguments)| Ok((name, print(arguments)?))).collect::<Result<Parts>>()?;
     let mut stale = Vec::new();
     for (file, text) in documents {
         let new = replace(&text, &parts).map_err(|e| format!("{}:{e}", file.display()))?;
