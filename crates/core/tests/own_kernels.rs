@@ -1,7 +1,7 @@
 //! Kernels of rules that are no setting of another, held to their references over settings that no preset has.
 
-use hecate_core::conformance;
-use hecate_core::rules::{Lattice, SelfModifying, Trellis};
+use hecate_core::rules::{Lattice, Paced, SelfModifying, SurpriseGated, Trellis};
+use hecate_core::{AnyRule, Dims, conformance};
 use serde_json::json;
 
 #[test]
@@ -58,5 +58,31 @@ fn the_kernels_of_self_modifying_memories_are_the_reference_for_every_structure_
         let rule: SelfModifying = serde_json::from_value(settings.clone()).expect("the settings exist");
         let report = conformance::kernels(&rule);
         assert!(report.passed(), "{settings}\n{report}");
+    }
+}
+
+#[test]
+fn the_kernel_of_a_slow_level_is_the_reference_for_every_rule_of_the_family_and_period() {
+    for rule in ["linear_attention", "delta", "gated_delta", "decay_delta", "titans"] {
+        for period in [2, 3, 8, 63, 64, 65, 512] {
+            let rule: Paced =
+                serde_json::from_value(json!({"rule": rule, "period": period})).expect("the settings exist");
+            assert_eq!(AnyRule::from(rule.clone()).kernels(Dims::new(8, 8))[0].name, "periods");
+            let report = conformance::kernels(&rule);
+            assert!(report.passed(), "{rule:?}\n{report}");
+        }
+    }
+}
+
+#[test]
+fn the_kernel_of_a_gated_memory_is_the_reference_for_every_rule_of_the_family_and_signal() {
+    for rule in ["linear_attention", "delta", "gated_delta", "decay_delta", "titans"] {
+        for (signal, threshold) in [("norm", 0.0), ("norm", 0.3), ("norm", 1e9), ("loss", 0.5), ("loss", 3.0)] {
+            let settings = json!({"rule": rule, "signal": signal, "threshold": threshold});
+            let rule: SurpriseGated = serde_json::from_value(settings.clone()).expect("the settings exist");
+            assert_eq!(AnyRule::from(rule.clone()).kernels(Dims::new(8, 8))[0].name, "gated");
+            let report = conformance::kernels(&rule);
+            assert!(report.passed(), "{settings}\n{report}");
+        }
     }
 }

@@ -12,6 +12,8 @@
 //! periods. The idea of levels by update frequency is that of [NestedLearning v1 eq.71]; the mean keeps the step of a
 //! slow level as large as that of a fast one.
 
+use crate::kernel::Kernel;
+use crate::kernels::memory::periods;
 use crate::rule::{About, ChunkForm, Dims, Input, MemoryRule, StateTensor};
 use crate::rules::{AnyRule, GatedDelta};
 use crate::scalar::Scalar;
@@ -39,21 +41,26 @@ impl Default for Paced {
 
 impl Paced {
     /// True if the memory changes at the token at `pos`.
-    fn is_due(&self, pos: u64) -> bool {
+    pub(crate) fn is_due(&self, pos: u64) -> bool {
         (pos + 1).is_multiple_of(self.period.max(1))
+    }
+    /// Tokens from the one at `pos` to that at which the memory changes, both included.
+    pub(crate) fn until_due(&self, pos: u64) -> u64 {
+        self.period.max(1) - pos % self.period.max(1)
     }
     /// Changes of the memory before the token at `pos`: what the inner rule counts.
     fn steps(&self, pos: u64) -> u64 {
         pos / self.period.max(1)
     }
     /// One over the period.
-    fn share<F: Scalar>(&self) -> F {
+    pub(crate) fn share<F: Scalar>(&self) -> F {
         F::from_f64(1.0 / self.period.max(1) as f64)
     }
 }
 
 impl MemoryRule for Paced {
     const NAME: &'static str = "paced";
+    const KERNELS: &'static [Kernel<Self>] = periods::KERNELS;
 
     fn unbounded(&self) -> Option<&'static str> {
         self.rule.unbounded()

@@ -19,6 +19,8 @@
 //! That the size of an update says how much a token surprises is [Titans v1 eq.8]. Unlike the paper, which writes every
 //! token by its surprise, small ones are skipped.
 
+use crate::kernel::Kernel;
+use crate::kernels::memory::gated;
 use crate::rule::{About, ChunkForm, Dims, Holds, Input, MemoryRule, StateTensor, Width};
 use crate::rules::{AnyRule, GatedDelta};
 use crate::scan::PerInput;
@@ -65,6 +67,23 @@ impl SurpriseGated {
     /// Name of the state tensor behind [`SurpriseGated::share`].
     pub const WRITTEN: &'static str = "written";
 
+    /// How many numbers of a state count tokens, whatever the inner rule counts.
+    pub(crate) const COUNTS: usize = 2;
+
+    /// Counts a token, written or not.
+    pub(crate) fn count<F: Scalar>(written: bool, counts: &mut [F]) {
+        let open = if written { F::one() } else { F::zero() };
+        // Beside the share the same mean of ones, so that a young one is a mean too.
+        for (mean, value) in counts.iter_mut().zip([open, F::one()]) {
+            *mean += (value - *mean) * F::from_f64(1.0 / Self::HORIZON);
+        }
+    }
+
+    /// Transpose of [`SurpriseGated::count`].
+    pub(crate) fn count_backward<F: Scalar>(dcounts: &mut [F]) {
+        dcounts[..Self::COUNTS].iter_mut().for_each(|d| *d *= F::from_f64(1.0 - 1.0 / Self::HORIZON));
+    }
+
     /// The share of late tokens that one head has written, a mean over 1,024 tokens, from its [`SurpriseGated::WRITTEN`];
     /// 0 before the first token.
     pub fn share<F: Scalar>(written: &[F]) -> f64 {
@@ -73,7 +92,7 @@ impl SurpriseGated {
 
     /// How many of a state's numbers are the inner rule's; they come first.
     fn inner(&self, len: usize) -> usize {
-        len - if self.rule.positional() { 4 } else { 2 }
+        len - Self::COUNTS - if self.rule.positional() { 2 } else { 0 }
     }
 
     /// The position of the inner rule's next token; `counts` are what of the state is not the inner rule's.
@@ -145,6 +164,7 @@ fn squared_distance<F: Scalar>(a: &[F], b: &[F]) -> f64 {
 
 impl MemoryRule for SurpriseGated {
     const NAME: &'static str = "surprise_gated";
+    const KERNELS: &'static [Kernel<Self>] = gated::KERNELS;
 
     fn unbounded(&self) -> Option<&'static str> {
         self.rule.unbounded()
@@ -228,11 +248,7 @@ impl MemoryRule for SurpriseGated {
     fn write<F: Scalar>(&self, d: Dims, pos: u64, x: &[&[F]], state: &mut [F]) {
         let (memory, counts) = state.split_at_mut(self.inner(state.len()));
         let next = self.written(d, pos, x, memory, counts);
-        let open = if next.is_some() { F::one() } else { F::zero() };
-        // Beside the share the same mean of ones, so that a young one is a mean too.
-        for (mean, value) in counts.iter_mut().zip([open, F::one()]) {
-            *mean += (value - *mean) * F::from_f64(1.0 / Self::HORIZON);
-        }
+        Self::count(next.is_some(), counts);
         let Some(next) = next else { return };
         memory.copy_from_slice(&next);
         if let [_, _, low, high] = counts {
@@ -255,7 +271,7 @@ impl MemoryRule for SurpriseGated {
     ) {
         let inner = self.inner(prev.len());
         let ((memory, counts), (dmemory, dcounts)) = (prev.split_at(inner), dstate.split_at_mut(inner));
-        dcounts[..2].iter_mut().for_each(|d| *d *= F::from_f64(1.0 - 1.0 / Self::HORIZON));
+        Self::count_backward(dcounts);
         if self.written(d, pos, x, memory, counts).is_some() {
             self.rule.over::<F>().write_backward(d, self.next(pos, counts), x, memory, dx, dmemory);
         }

@@ -12,7 +12,7 @@
 //! through small matrix products. The first works on the transposed state, `[dk, dv]`, so that every sum over keys
 //! runs down the rows and no vector is ever summed across; the second takes the state as it is and turns lists of
 //! tokens instead, which are smaller. A call with a single token is not worth a transposition: [`token`] does it in
-//! place, with the bits of [`sequential`].
+//! place, with the bits of [`sequential`]. [`periods`] is for memories of the family that change once per period of tokens, [`gated`] for those that skip tokens.
 #![allow(unsafe_code)]
 // Loops over the rows and vectors of a tile read best by index.
 #![allow(clippy::needless_range_loop)]
@@ -21,14 +21,18 @@ mod ahead;
 mod chunk;
 mod chunk_backward;
 mod coefficients;
+pub(crate) mod gated;
+pub(crate) mod periods;
 pub(crate) mod row;
 mod sequential;
 mod solve;
+mod still;
 pub(in crate::kernels) mod tile;
 mod token;
 
 use crate::kernel::{Kernel, Sequence};
 use crate::rule::{Dims, MemoryRule};
+use crate::rules::{AnyRule, DecayDelta, Delta, GatedDelta, LinearAttention, Titans};
 
 /// Which memory a token's error is taken against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,18 @@ pub(crate) trait RankOne: MemoryRule {
     const FORM: Form;
 }
 
+/// The form of a rule that is one of the family.
+fn form_of(rule: &AnyRule) -> Option<Form> {
+    Some(match rule {
+        AnyRule::LinearAttention(_) => LinearAttention::FORM,
+        AnyRule::Delta(_) => Delta::FORM,
+        AnyRule::GatedDelta(_) => GatedDelta::FORM,
+        AnyRule::DecayDelta(_) => DecayDelta::FORM,
+        AnyRule::Titans(_) => Titans::FORM,
+        _ => return None,
+    })
+}
+
 /// The kernels of a rule, in order of measured speed.
 pub(crate) const fn kernels<R: RankOne>() -> [Kernel<R>; 2] {
     [
@@ -85,7 +101,7 @@ pub(crate) const fn kernels<R: RankOne>() -> [Kernel<R>; 2] {
 }
 
 /// A sequence's inputs by name; gates that the rule does not have are empty.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Tokens<'a> {
     count: usize,
     k: &'a [f32],
