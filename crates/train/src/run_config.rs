@@ -123,6 +123,11 @@ impl RunConfig {
         Self::from_table(settings::read_file(path)?, &path.display().to_string())
     }
 
+    /// See [`settings::words`]. Here and not where it is asked, so that the reading of a run is compiled once.
+    pub fn words(table: toml::Table) -> Vec<String> {
+        settings::words::<Self>(table)
+    }
+
     /// Refuses what cannot run, naming the key.
     ///
     /// # Errors

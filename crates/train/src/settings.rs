@@ -4,7 +4,6 @@
 //! by its whole path, lists what is known in its place, and points out the nearest.
 
 use crate::error::{Error, Result};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::path::Path;
@@ -93,15 +92,14 @@ pub fn explain(path: &str, message: &str) -> String {
     format!("unknown {noun} `{}`{place}{hint}{separator}{known}", unknown.got)
 }
 
-/// The words that the setting `key` of `whole` may be, in the order in which reading another one would list them; none where it
-/// is not one of several words.
-pub fn words<T: Serialize + DeserializeOwned>(whole: &T, key: &str) -> Vec<String> {
-    // No name of anything.
-    const NO_WORD: &str = "?";
-    let Ok(serde_json::Value::Object(mut table)) = serde_json::to_value(whole) else { return Vec::new() };
-    table.insert(key.to_string(), NO_WORD.into());
-    let Err(e) = serde_json::from_value::<T>(table.into()) else { return Vec::new() };
-    let message = one_line(&e.to_string());
+/// What stands where [`words`] asks for one: the name of nothing.
+pub const NO_WORD: &str = "?";
+
+/// The words that may stand where `table` has [`NO_WORD`], in the order in which reading another one would list them; none
+/// where that is not one of several words.
+pub fn words<T: DeserializeOwned>(table: Table) -> Vec<String> {
+    let Err(e) = serde_path_to_error::deserialize::<_, T>(Value::Table(table)) else { return Vec::new() };
+    let message = one_line(e.inner().message());
     let unknown = message.find("unknown ").and_then(|at| Unknown::parse(&message[at..]));
     unknown.filter(|u| u.got == NO_WORD).map_or_else(Vec::new, |u| u.known)
 }
@@ -266,13 +264,12 @@ mod tests {
 
     #[test]
     fn the_words_of_a_setting_are_those_that_reading_knows() {
-        let rule = hecate_core::AnyRule::named("miras").unwrap();
-        assert!(words(&rule, "structure").contains(&"gated_mlp".to_string()));
-        assert!(words(&rule, "name").contains(&"delta".to_string()));
-        let rule = hecate_core::AnyRule::named("self_modifying").unwrap();
-        assert_eq!(words(&rule, "targets"), ["soft", "raw"]);
-        for key in ["chunk", "norm", "colour"] {
-            assert!(words(&rule, key).is_empty(), "{key}");
+        let of = |text: &str| words::<hecate_core::AnyRule>(parse(text, "c").unwrap());
+        assert!(of("name = \"miras\"\nstructure = \"?\"").contains(&"gated_mlp".to_string()));
+        assert!(of("name = \"?\"").contains(&"delta".to_string()));
+        assert_eq!(of("name = \"self_modifying\"\ntargets = \"?\""), ["soft", "raw"]);
+        for setting in ["chunk = \"?\"", "norm = \"?\"", "colour = \"?\"", "targets = \"sotf\"", "targets = \"raw\""] {
+            assert!(of(&format!("name = \"self_modifying\"\n{setting}")).is_empty(), "{setting}");
         }
     }
 

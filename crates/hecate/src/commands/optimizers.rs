@@ -5,6 +5,7 @@ use crate::Failure;
 use crate::cli::Optimizers;
 use crate::table::Table;
 use hecate_model::optim::{AnyOptimizer, Shape};
+use hecate_train::run_config::RunConfig;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -26,7 +27,7 @@ struct Row {
 pub fn run(args: &Optimizers) -> Result<(), Failure> {
     if let Some(name) = &args.name {
         let table = toml::Table::from_iter([("name".to_string(), name.as_str().into())]);
-        let optimizer: AnyOptimizer = hecate_train::settings::into(table, "optimizers")?;
+        let optimizer = RunConfig::from_table(settings::as_optimizer(table.into()), "optimizers")?.optimizer;
         let row = row(&optimizer)?;
         return if args.json { print_json(&row) } else { print(&row, &optimizer) };
     }
@@ -52,7 +53,7 @@ pub fn run(args: &Optimizers) -> Result<(), Failure> {
 /// All about one optimizer.
 fn print(r: &Row, optimizer: &AnyOptimizer) -> Result<(), Failure> {
     outln!("{} {}\n{}\n", r.name, r.source, r.equation);
-    out!("{}", settings::table(optimizer)?.plain());
+    out!("{}", settings::table(optimizer, settings::as_optimizer)?.plain());
     let treats = if r.matrices_only { "matrices; what is none gets AdamW under `rest`" } else { "all tensors" };
     outln!("\ntreats {treats}");
     outln!(

@@ -79,7 +79,7 @@ fn print(r: &Row) -> Result<(), Failure> {
     ];
     outln!("{}", knobs.map(|(knob, value)| format!("{knob}: {value}")).join("; "));
     outln!("kernels: {}\n", r.kernels.join(", "));
-    let settings = settings::table(&r.settings)?;
+    let settings = settings::table(&r.settings, settings::as_rule)?;
     out!("{}", settings.plain());
     outln!("\ninputs of a token: {}", r.inputs.join(", "));
     outln!("state of a head of width {}: {} numbers, {}", DIMS.dk, r.state_floats, r.state.join(", "));

@@ -2,20 +2,38 @@
 
 use crate::Failure;
 use crate::table::Table;
-use hecate_train::settings;
+use hecate_train::run_config::RunConfig;
+use hecate_train::settings::NO_WORD;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Words that are no longer read one by one.
 const MANY: usize = 20;
 
-/// Every setting with its value, and the words that it may be.
-pub fn table<T: Serialize + DeserializeOwned>(whole: &T) -> Result<Table, Failure> {
+/// A run's config in which a rule or an optimizer stands in its place.
+pub type Place = fn(toml::Value) -> toml::Table;
+
+/// Where an optimizer stands.
+pub fn as_optimizer(it: toml::Value) -> toml::Table {
+    toml::Table::from_iter([("optimizer".to_string(), it)])
+}
+
+/// Where a rule stands.
+pub fn as_rule(it: toml::Value) -> toml::Table {
+    let table = |pairs: [(&str, toml::Value); 1]| toml::Table::from_iter(pairs.map(|(key, value)| (key.into(), value)));
+    let mut mixer = table([("rule", it)]);
+    mixer.insert("type".into(), "memory".into());
+    table([("model", table([("blocks", vec![table([("mixer", mixer.into())])].into())]).into())])
+}
+
+/// Every setting with its value, and the words that a config may have there.
+pub fn table<T: Serialize>(whole: &T, place: Place) -> Result<Table, Failure> {
     let mut table = Table::new(&["setting", "default", "may be"]);
     let settings = serde_json::to_value(whole)?;
+    let name = settings["name"].as_str().unwrap_or_default();
     for (key, value) in settings.as_object().into_iter().flatten().filter(|(key, _)| *key != "name") {
-        let words = settings::words(whole, key);
+        let asked = [("name", name), (key, NO_WORD)].map(|(key, word)| (key.to_string(), word.into()));
+        let words = RunConfig::words(place(toml::Table::from_iter(asked).into()));
         let words = if words.len() > MANY { format!("any of {} names", words.len()) } else { words.join(", ") };
         table.row([key.clone(), written(value), words]);
     }
@@ -41,6 +59,7 @@ mod tests {
     use super::*;
     use hecate_core::AnyRule;
     use hecate_model::optim::AnyOptimizer;
+    use serde::de::DeserializeOwned;
 
     /// What is shown can be written into a config, and is the default there.
     #[test]
@@ -57,9 +76,9 @@ mod tests {
 
     #[test]
     fn a_table_has_a_row_for_every_setting_and_the_words_of_each() {
-        let shown = table(&AnyRule::named("self_modifying").unwrap()).unwrap().plain();
+        let shown = table(&AnyRule::named("self_modifying").unwrap(), as_rule).unwrap().plain();
         assert!(shown.contains("chunk_memory") && shown.contains("soft, raw"), "{shown}");
         let m3: AnyOptimizer = serde_json::from_value(serde_json::json!({"name": "m3"})).unwrap();
-        assert!(table(&m3).unwrap().plain().contains("ema, ema_v, literal"));
+        assert!(table(&m3, as_optimizer).unwrap().plain().contains("ema, ema_v, literal"));
     }
 }

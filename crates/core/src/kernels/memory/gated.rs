@@ -189,16 +189,22 @@ kernel! {
             let next_m = next_m.get_mut(row).unwrap_or_default();
             let (by, mut sum) = (s.splat(u), s.splat(0.0));
             for c in (0..d.dk).step_by(S::LANES) {
-                let (old_w, old_m) = (get(s, w, c), get(s, m, c));
-                let new_m = s.fma(by, get(s, x.k, c), s.mul(momentum, old_m));
-                let new_w = s.fma(retain, old_w, new_m);
-                let (by_w, by_m) = (s.sub(new_w, old_w), s.sub(new_m, old_m));
-                sum = s.fma(by_w, by_w, sum);
-                if form.momentum {
-                    sum = s.fma(by_m, by_m, sum);
-                }
-                put(s, next_w, c, new_w);
-                put(s, next_m, c, new_m);
+                let (old, wrote) = (get(s, w, c), s.mul(by, get(s, x.k, c)));
+                // What is not there must not be touched: a masked load outside of all memory is slow.
+                let step = if form.momentum {
+                    let old = get(s, m, c);
+                    let step = s.fma(momentum, old, wrote);
+                    let moved = s.sub(step, old);
+                    sum = s.fma(moved, moved, sum);
+                    put(s, next_m, c, step);
+                    step
+                } else {
+                    wrote
+                };
+                let new = s.fma(retain, old, step);
+                let moved = s.sub(new, old);
+                sum = s.fma(moved, moved, sum);
+                put(s, next_w, c, new);
             }
             *moved += f64::from(s.sum(sum));
         }

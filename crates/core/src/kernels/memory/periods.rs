@@ -237,7 +237,11 @@ kernel! {
                 let (mut es, mut fs, mut ws, mut ms) = (zero, zero, zero, zero);
                 for j in 0..STRIP {
                     let c = first + j * S::LANES;
-                    (es[j], fs[j], ws[j], ms[j]) = (get(s, e, c), get(s, f, c), get(s, w, c), get(s, m, c));
+                    (es[j], ws[j]) = (get(s, e, c), get(s, w, c));
+                    // What is not there must not be touched: a masked load outside of all memory is slow.
+                    if form.momentum {
+                        (fs[j], ms[j]) = (get(s, f, c), get(s, m, c));
+                    }
                 }
                 for t in 0..x.count {
                     let (k, by) = (&x.k[t * d.dk..(t + 1) * d.dk], s.splat(u[t * d.dv + i]));
@@ -262,7 +266,9 @@ kernel! {
                 for j in 0..STRIP {
                     let c = first + j * S::LANES;
                     put(s, e, c, es[j]);
-                    put(s, f, c, fs[j]);
+                    if form.momentum {
+                        put(s, f, c, fs[j]);
+                    }
                 }
             }
         }
