@@ -46,7 +46,11 @@ impl Paced {
     }
     /// Tokens from the one at `pos` to that at which the memory changes, both included.
     pub(crate) fn until_due(&self, pos: u64) -> u64 {
-        self.period.max(1) - pos % self.period.max(1)
+        self.period.max(1) - self.since_due(pos)
+    }
+    /// Tokens since the last change of the memory, the one at `pos` not among them.
+    pub(crate) fn since_due(&self, pos: u64) -> u64 {
+        pos % self.period.max(1)
     }
     /// Changes of the memory before the token at `pos`: what the inner rule counts.
     fn steps(&self, pos: u64) -> u64 {

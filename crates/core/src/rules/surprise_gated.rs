@@ -8,9 +8,10 @@
 //! ```
 //!
 //! A token that is skipped leaves no trace: nothing decays, and the inner rule, which counts the tokens that it has
-//! taken, goes through its chunks and windows as if the others had never come. So the memory is bit for bit that of
-//! the inner rule over the tokens that were written. Gradients are exact on either side of the threshold; the decision
-//! itself is a constant, like every hard switch here. Each decision is the token's alone, however a stream is cut.
+//! taken, goes through its chunks and windows as if the others had never come. So the memory is, in the reference bit
+//! for bit, that of the inner rule over the tokens that were written. Gradients are exact on either side of the
+//! threshold; the decision itself is a constant, like every hard switch here. Each decision is the token's alone,
+//! however a stream is cut.
 //!
 //! `norm` looks at what holds the memory and not at what stands beside it: a token that enters a window, or a copy that
 //! follows at the end of a chunk, is no surprise. Where a step waits for the end of its chunk (`step_W`), or a shard ends

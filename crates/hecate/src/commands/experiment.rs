@@ -36,7 +36,7 @@ pub fn run(args: &cli::Experiment) -> Result<(), Failure> {
     let Some(name) = &args.name else { return list(args.json) };
     let chosen = if name == EVERY { ALL.to_vec() } else { vec![Experiment::named(name)?] };
     // Before anything runs for minutes; and once more behind it, since another run may have updated the file meanwhile.
-    args.update.as_deref().map(document::read).transpose()?;
+    let before = args.update.as_deref().map(document::read).transpose()?;
     std::fs::create_dir_all(&args.out).map_err(|e| format!("cannot create {}: {e}", args.out.display()))?;
     let mut all = Vec::new();
     for experiment in chosen {
@@ -51,8 +51,9 @@ pub fn run(args: &cli::Experiment) -> Result<(), Failure> {
         }
         all.push(shown);
     }
-    if let Some(file) = &args.update {
-        atomic::write(file, document::updated(&document::read(file)?, &all).as_bytes())?;
+    if let (Some(file), Some(before)) = (&args.update, before) {
+        let now = document::read(file).unwrap_or(before);
+        atomic::write(file, document::updated(&now, &all).as_bytes())?;
     }
     match () {
         () if args.update.is_some() => (),

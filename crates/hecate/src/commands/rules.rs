@@ -33,7 +33,7 @@ struct Row {
 
 pub fn run(args: &Rules) -> Result<(), Failure> {
     if let Some(name) = &args.name {
-        let row = row(&AnyRule::named(name)?);
+        let row = row(&settings::rule_named(name)?);
         return if args.json { print_json(&row) } else { print(&row) };
     }
     let rows: Vec<Row> = AnyRule::all().iter().map(row).collect();

@@ -19,7 +19,8 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
                convolution, four persistent tokens and a perceptron; HOPE a `self_modifying` memory with chunks of 16 \
                and 16, momentum by a gate, and a continuum memory of periods 32 (in the sequence) and 256 (the \
                optimizer's); as a control attention with a window of 64, which no memory stands beside. Perceptrons (in \
-               continuum memories those of the levels) are widened until all models have as many parameters. Muon at 1e-2, 150 steps of 4 random stretches of 256 bytes of the training part, the same \
+               continuum memories those of the levels) are widened until all models have as many parameters. Muon at \
+               1e-2, 150 steps of 4 random stretches of 256 bytes of the training part, the same \
                stretches for every arm of a seed; bits per byte on 128 stretches of the held-out part, and the \
                difference from the whole model under the same seed, and once more with memories that may not write. Few \
                steps, so that 13 arms take minutes.",
@@ -244,8 +245,9 @@ impl Setup {
         let [x, y] = [Scale::doubling("position, in bytes"), Scale::linear("bits per byte")];
         figure = figure.lines("Loss by position", x, y, [FAMILIES[0], FAMILIES[1], ATTENTION].map(line).into());
         let caption = format!(
-            "{} seeds. Differences of a hundredth are noise at this size. Models of {} to {} parameters. A frozen memory is read \
-             but never written, the continuum memory's first level with it; attention has none. Keys and values that are not memories of their \
+            "{} seeds. Differences of a hundredth are noise at this size. Models of {} to {} parameters. A frozen \
+             memory is read but never written, the continuum memory's first level with it; attention has none. Keys and values that \
+             are not memories of their \
              own are no setting of `self_modifying`. The first eighth of all stretches is 4096 bytes of text, the same under \
              every seed.",
             self.seeds, self.sizes[0], self.sizes[1]

@@ -170,7 +170,8 @@ impl Setup {
 
     /// By arm, then by seed.
     fn measure(&self) -> Result<Vec<Tuned<Found>>> {
-        let nothing = Found { values: 0.0, frozen: 0.0, loss: f64::INFINITY };
+        // A run that breaks says nothing of a memory that may not write.
+        let nothing = Found { values: 0.0, frozen: f64::NAN, loss: f64::INFINITY };
         let run = |arm: &Arm, rate, seed| unless_it_breaks(self.run(arm, rate, seed), nothing);
         tuned(&self.arms, &self.rates, self.seeds, run, |found| -found.loss)
     }
@@ -237,7 +238,8 @@ impl Setup {
         });
         let caption = format!(
             "{} seeds, of which the first chose the rate. By guessing {:.3}. Models of {} to {} parameters. A \
-             frozen memory is read but never written; attention has none. `hebbian` is linear attention. Memories that modify themselves make values as wide as keys, so that `hope` has no row with narrow keys. There is no \
+             frozen memory is read but never written; attention has none. `hebbian` is linear attention. Memories \
+             that modify themselves make values as wide as keys, so that `hope` has no row with narrow keys. There is no \
              LSTM among the blocks.",
             self.seeds,
             1.0 / self.names as f64,

@@ -18,7 +18,8 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
                fillers (of 8) follow, and the last token of the fourth segment is the key, where the value is asked. \
                One block of width 32 with a perceptron of 64 hidden units: `mac` over these segments, `mag` with a \
                window of 16, both with a `titans` memory; two blocks of attention with that window, which see at most \
-               31 tokens of the 48 or more in between; perceptrons are widened until all have as many parameters. Muon at 1e-2, 2000 steps of 16 sequences. Tested on 256 \
+               31 tokens of the 48 or more in between; perceptrons are widened until all have as many parameters. \
+               Muon at 1e-2, 2000 steps of 16 sequences. Tested on 256 \
                sequences of four segments and of eight, and once more with memories that may not write.",
     random: true,
     run: |seeds| {
@@ -150,8 +151,9 @@ impl Setup {
         }
         let figure = Figure::default().rows("Right answers", Scale::linear("share"), &COLUMNS, rows);
         let caption = format!(
-            "{} seeds; by guessing {:.3}. Models of {} to {} parameters. A frozen memory is read but never written (`Access::Frozen`): it then holds \
-             what it was trained to start from. Eight segments were never seen in training.",
+            "{} seeds; by guessing {:.3}. Models of {} to {} parameters. A frozen memory is read but never written \
+             (`Access::Frozen`): it then holds what it was trained to start from; attention has none. Eight segments were \
+             never seen in training.",
             self.seeds,
             1.0 / NAMES as f64,
             self.sizes[0],

@@ -85,10 +85,10 @@ pub(super) fn equal_in_size<'a>(
         let mut wider = blocks.clone();
         widen(&mut wider, 1);
         let unit = size(&wider)? - *count;
-        if unit > 0 {
-            widen(blocks, ((largest - *count + unit / 2) / unit) as u64);
-            *count = size(blocks)?;
-        }
+        // Nothing where there is nothing to widen.
+        let by = (largest - *count + unit / 2).checked_div(unit).unwrap_or(0);
+        widen(blocks, by as u64);
+        *count = size(blocks)?;
     }
     let counts = || models.iter().map(|m| m.0);
     Ok([counts().min().unwrap_or(0), counts().max().unwrap_or(0)])

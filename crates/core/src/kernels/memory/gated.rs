@@ -6,8 +6,12 @@
 //! ```text
 //! W' = retain W + S',  S' = momentum S + u k^T            without momentum S' = u k^T
 //! D = dW' + dS' is the gradient of u k^T                  see `still`
-//! dretain = dW' . W,  dmomentum = D . S,  dW = retain dW' + .., dS = momentum D
+//! dretain = dW' . W (+ derase where it is what erases),  dmomentum = D . S,  dW = retain dW' + ..,  dS = momentum D
 //! ```
+//!
+//! Where the reference squares in double precision, this squares in single: next to the threshold, and for movements
+//! whose square
+//! is no number of that precision, a token may be decided otherwise.
 
 use super::still::{Gradients, Rows, Still, add_scaled, inner, scale_rows, scaled};
 use super::{Erase, Form, Tokens, form_of};
@@ -125,7 +129,7 @@ fn backward(rule: &SurpriseGated, d: Dims, seq: Sequence<'_, f32>, ct: Cotangent
         states,
         &mut with,
         |(open, rows, next, ..), t, state| {
-            let mut room = Room { p: &mut *rows.p, u: &mut *rows.u, next: &mut *next };
+            let mut room = Room { p: &mut *rows.p, u: &mut *rows.u, next };
             open[t] = f32::from(pass.write(pass.x.part(d, t, 1), state, &mut room));
         },
         |(open, rows, _, both, dinputs, dstate), t, [before, behind]| {

@@ -12,7 +12,10 @@
 //! through small matrix products. The first works on the transposed state, `[dk, dv]`, so that every sum over keys
 //! runs down the rows and no vector is ever summed across; the second takes the state as it is and turns lists of
 //! tokens instead, which are smaller. A call with a single token is not worth a transposition: [`token`] does it in
-//! place, with the bits of [`sequential`]. [`periods`] is for memories of the family that change once per period of tokens, [`gated`] for those that skip tokens.
+//! place, with the bits of [`sequential`].
+//!
+//! Two rules around one of the family have kernels here too: [`periods`] is for memories that change once per period of
+//! tokens, [`gated`] for those that skip tokens. Both stand on [`still`], a memory that some tokens meet as it is.
 #![allow(unsafe_code)]
 // Loops over the rows and vectors of a tile read best by index.
 #![allow(clippy::needless_range_loop)]

@@ -17,7 +17,7 @@
 //! ```text
 //! dE = dW / period,  dF = dS / period                     at a change
 //! D = dE + dF is the gradient of sum u k^T                see `still`
-//! dretain = dE . W,  dmomentum = D . S                    the same for every token of a stretch
+//! dretain = dE . W,  dmomentum = D . S                    the same for every token of a stretch; + derase of `still`
 //! dW += sum (retain - 1) dE,  dS += sum momentum dE + sum (momentum - 1) dF
 //! ```
 //!
@@ -82,8 +82,8 @@ impl<'a> Pass<'a> {
 
     /// The first token of the stretch that ends before `last`: behind a change, a kept state or the start of the sequence.
     fn begin(&self, last: usize) -> usize {
-        let in_period = (self.pos + last as u64 - 1) % self.rule.period;
-        last - 1 - in_period.min(((last - 1) % CHECKPOINT_TOKENS) as u64) as usize
+        let since_change = self.rule.since_due(self.pos + last as u64 - 1);
+        last - 1 - since_change.min(((last - 1) % CHECKPOINT_TOKENS) as u64) as usize
     }
 
     /// Writes the tokens of a stretch; `p` and `u` are `[tokens, dv]` of scratch.
