@@ -121,7 +121,10 @@ fn tables_help_completions_and_the_manual_are_there() {
     let one: serde_json::Value = serde_json::from_str(&succeed(dir.path(), &["rules", "tnt", "--json"])).unwrap();
     assert_eq!((&one["name"], &one["settings"]["locals"]), (&"tnt".into(), &serde_json::json!([8, 16])));
     assert!(succeed(dir.path(), &["optimizers", "m3"]).contains("ema, ema_v, literal"));
-    assert!(refuse(dir.path(), &["rules", "titnas"]).contains("self_modifying"));
+    assert!(
+        refuse(dir.path(), &["rules", "titnas"])
+            .contains("`titnas`, did you mean `titans`? known names: linear_attention")
+    );
     assert!(refuse(dir.path(), &["optimizers", "muno"]).contains("did you mean `muon`?"));
     assert!(succeed(dir.path(), &["completions", "bash"]).contains("hecate"));
     let manual = succeed(dir.path(), &["man"]);

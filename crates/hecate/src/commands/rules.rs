@@ -33,7 +33,8 @@ struct Row {
 
 pub fn run(args: &Rules) -> Result<(), Failure> {
     if let Some(name) = &args.name {
-        let row = row(&settings::rule_named(name)?);
+        let rule = AnyRule::named(name).map_err(|e| hecate_train::settings::explain(".", &e.to_string()))?;
+        let row = row(&rule);
         return if args.json { print_json(&row) } else { print(&row) };
     }
     let rows: Vec<Row> = AnyRule::all().iter().map(row).collect();

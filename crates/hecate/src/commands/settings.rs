@@ -2,8 +2,6 @@
 
 use crate::Failure;
 use crate::table::Table;
-use hecate_core::AnyRule;
-use hecate_model::MixerConfig;
 use hecate_train::run_config::RunConfig;
 use hecate_train::settings::NO_WORD;
 use serde::Serialize;
@@ -26,15 +24,6 @@ pub fn as_rule(it: toml::Value) -> toml::Table {
     let mut mixer = table([("rule", it)]);
     mixer.insert("type".into(), "memory".into());
     table([("model", table([("blocks", vec![table([("mixer", mixer.into())])].into())]).into())])
-}
-
-/// The rule of this name; what else is known where there is none.
-pub fn rule_named(name: &str) -> Result<AnyRule, Failure> {
-    let run = RunConfig::from_table(as_rule(name.into()), "rules")?;
-    match run.model.blocks.into_iter().next().map(|block| block.mixer) {
-        Some(MixerConfig::Memory(memory)) => Ok(memory.rule),
-        _ => unreachable!("a rule stands in a memory"),
-    }
 }
 
 /// Every setting with its value, and the words that a config may have there.
@@ -68,6 +57,7 @@ pub fn written(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hecate_core::AnyRule;
     use hecate_model::optim::AnyOptimizer;
     use serde::de::DeserializeOwned;
 
