@@ -12,7 +12,6 @@ use crate::kernels::replay;
 use crate::kernels::vector::{add_to, dot, get, kernel, put};
 use crate::rule::Dims;
 use crate::rules::Oja;
-use crate::scan::CHECKPOINT_TOKENS;
 use crate::simd::Simd;
 
 /// The kernel of the rule.
@@ -56,10 +55,7 @@ fn forward(
 ) {
     let (isa, [b]) = (scratch.isa(), scratch.take([d.dk]));
     for (t, y) in y.chunks_exact_mut(d.dv).enumerate() {
-        if let Some(saved) = saved.as_deref_mut().filter(|_| t % CHECKPOINT_TOKENS == 0) {
-            let at = t / CHECKPOINT_TOKENS * state.len();
-            saved[at..at + state.len()].copy_from_slice(state);
-        }
+        replay::keep(&mut saved, t, state);
         step(isa, token(d, seq, t), state, b, y);
     }
 }

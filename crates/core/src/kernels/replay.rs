@@ -1,5 +1,14 @@
 //! The way back through a sequence whose transpose needs the state before and behind every token.
 
+use crate::scan::CHECKPOINT_TOKENS;
+
+/// Keeps the state before token `t`, where the way back will start from it.
+pub(crate) fn keep(saved: &mut Option<&mut [f32]>, t: usize, state: &[f32]) {
+    if let Some(saved) = saved.as_deref_mut().filter(|_| t.is_multiple_of(CHECKPOINT_TOKENS)) {
+        saved[t / CHECKPOINT_TOKENS * state.len()..][..state.len()].copy_from_slice(state);
+    }
+}
+
 /// Tokens of a piece of a sequence of `n`: states before pieces are kept, and within one those before its tokens, so that
 /// states take the root of the sequence.
 fn piece(n: usize) -> usize {

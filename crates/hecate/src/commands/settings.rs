@@ -11,7 +11,7 @@ use serde_json::Value;
 const MANY: usize = 20;
 
 /// A run's config in which a rule or an optimizer stands in its place.
-pub type Place = fn(toml::Value) -> toml::Table;
+type Place = fn(toml::Value) -> toml::Table;
 
 /// Where an optimizer stands.
 pub fn as_optimizer(it: toml::Value) -> toml::Table {
@@ -41,7 +41,7 @@ pub fn table<T: Serialize>(whole: &T, place: Place) -> Result<Table, Failure> {
 }
 
 /// A value as TOML has it on one line.
-pub fn written(value: &Value) -> String {
+fn written(value: &Value) -> String {
     match value {
         Value::Null => "none".to_string(),
         Value::Array(list) => format!("[{}]", list.iter().map(written).collect::<Vec<_>>().join(", ")),

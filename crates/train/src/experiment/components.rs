@@ -55,6 +55,7 @@ const WHOLE: &str = "whole";
 const FAMILIES: [&str; 2] = ["titans", "hope"];
 /// The control without a memory.
 const ATTENTION: &str = "attention";
+const MODELS: [&str; 3] = [FAMILIES[0], FAMILIES[1], ATTENTION];
 
 /// What a run gave, in bits per byte.
 #[derive(Clone, Debug, PartialEq)]
@@ -225,7 +226,7 @@ impl Setup {
     fn finding(&self, m: &[Vec<Loss>]) -> Finding {
         let mut table = Table::new(&["model", "with", "bits per byte", "worse than the whole by", "memory frozen"]);
         let mut figure = Figure::default();
-        for family in [FAMILIES[0], FAMILIES[1], ATTENTION] {
+        for family in MODELS {
             let mut rows = Vec::new();
             for (i, arm) in self.arms.iter().enumerate().filter(|(_, arm)| arm.family == family) {
                 let (bits, by) = (m[i].iter().map(Loss::mean).collect::<Vec<f64>>(), self.loss(m, i));
@@ -243,13 +244,12 @@ impl Setup {
         }
         let line = |family: &str| Series::new(family, self.buckets(&m[self.at(family, WHOLE)]));
         let [x, y] = [Scale::doubling("position, in bytes"), Scale::linear("bits per byte")];
-        figure = figure.lines("Loss by position", x, y, [FAMILIES[0], FAMILIES[1], ATTENTION].map(line).into());
+        figure = figure.lines("Loss by position", x, y, MODELS.map(line).into());
         let caption = format!(
             "{} seeds. Differences of a hundredth are noise at this size. Models of {} to {} parameters. A frozen \
-             memory is read but never written, the continuum memory's first level with it; attention has none. Keys and values that \
-             are not memories of their \
-             own are no setting of `self_modifying`. The first eighth of all stretches is 4096 bytes of text, the same under \
-             every seed.",
+             memory is read but never written, the continuum memory's first level with it; attention has none. Keys and \
+             values that are not memories of their own are no setting of `self_modifying`. The first eighth of all \
+             stretches is 4096 bytes of text, the same under every seed.",
             self.seeds, self.sizes[0], self.sizes[1]
         );
         Finding { table, musts: self.musts(m), caption, figure }

@@ -10,8 +10,7 @@
 //! ```
 //!
 //! Where the reference squares in double precision, this squares in single: next to the threshold, and for movements
-//! whose square
-//! is no number of that precision, a token may be decided otherwise.
+//! whose square is no number of that precision, a token may be decided otherwise.
 
 use super::still::{Gradients, Rows, Still, add_scaled, inner, scale_rows, scaled};
 use super::{Erase, Form, Tokens, form_of};
@@ -21,7 +20,6 @@ use crate::kernels::vector::{get, kernel, put};
 use crate::rule::Dims;
 use crate::rules::SurpriseGated;
 use crate::rules::surprise_gated::Signal;
-use crate::scan::CHECKPOINT_TOKENS;
 use crate::simd::Isa;
 
 /// The kernel of the rule.
@@ -101,9 +99,7 @@ fn forward(
     let [p, u, next] = scratch.take([d.dv, d.dv, state.len() - SurpriseGated::COUNTS]);
     let mut room = Room { p, u, next };
     for (t, y) in y.chunks_exact_mut(d.dv).enumerate() {
-        if let Some(saved) = saved.as_deref_mut().filter(|_| t % CHECKPOINT_TOKENS == 0) {
-            saved[t / CHECKPOINT_TOKENS * state.len()..][..state.len()].copy_from_slice(state);
-        }
+        replay::keep(&mut saved, t, state);
         let x = pass.x.part(d, t, 1);
         pass.write(x, state, &mut room);
         pass.memory.through(x.q, state, y);
@@ -122,6 +118,8 @@ fn backward(rule: &SurpriseGated, d: Dims, seq: Sequence<'_, f32>, ct: Cotangent
     let lens = [replay::room(n, len), n, d.dv, d.dv, d.dv, d.dv, len - SurpriseGated::COUNTS, matrix];
     let [states, open, p, e, u, du, next, both] = scratch.take(lens);
     let Cotangents { start, dy, dinputs, dstate } = ct;
+    // Tokens are written twice on the way; one that was skipped the first time needs no asking again.
+    open.fill(1.0);
     let mut with = (open, Rows { p, e, u, du }, next, both, dinputs, dstate);
     replay::backward(
         n,
@@ -129,6 +127,9 @@ fn backward(rule: &SurpriseGated, d: Dims, seq: Sequence<'_, f32>, ct: Cotangent
         states,
         &mut with,
         |(open, rows, next, ..), t, state| {
+            if open[t] == 0.0 {
+                return SurpriseGated::count(false, &mut state[len - SurpriseGated::COUNTS..]);
+            }
             let mut room = Room { p: &mut *rows.p, u: &mut *rows.u, next };
             open[t] = f32::from(pass.write(pass.x.part(d, t, 1), state, &mut room));
         },

@@ -104,7 +104,7 @@ pub(crate) const fn kernels<R: RankOne>() -> [Kernel<R>; 2] {
 }
 
 /// A sequence's inputs by name; gates that the rule does not have are empty.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Tokens<'a> {
     count: usize,
     k: &'a [f32],
@@ -163,4 +163,17 @@ const PAD: usize = 16;
 
 fn padded(n: usize) -> usize {
     n.next_multiple_of(PAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_with_the_kernels_of_the_family_has_a_form_and_no_other() {
+        let names = |rule: &AnyRule| rule.kernels(Dims::new(8, 8)).iter().map(|k| k.name).collect::<Vec<_>>();
+        let family = |rule: &AnyRule| names(rule) == kernels::<Delta>().map(|k| k.name);
+        assert!(AnyRule::all().iter().all(|rule| form_of(rule).is_some() == family(rule)));
+        assert_eq!(AnyRule::all().iter().filter(|rule| family(rule)).count(), 5);
+    }
 }

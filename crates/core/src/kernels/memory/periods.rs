@@ -26,6 +26,7 @@
 use super::still::{Gradients, Rows, Still, add_scaled, inner, scale_rows, scaled};
 use super::{Form, Tokens, form_of};
 use crate::kernel::{Cotangents, Kernel, Scratch, Sequence};
+use crate::kernels::replay;
 use crate::kernels::vector::{get, kernel, put};
 use crate::rule::Dims;
 use crate::rules::Paced;
@@ -116,9 +117,7 @@ fn forward(
     let [p, u] = scratch.take([rows, rows]);
     let mut first = 0;
     while first < seq.tokens {
-        if let Some(saved) = saved.as_deref_mut().filter(|_| first % CHECKPOINT_TOKENS == 0) {
-            saved[first / CHECKPOINT_TOKENS * state.len()..][..state.len()].copy_from_slice(state);
-        }
+        replay::keep(&mut saved, first, state);
         let at = pass.stretch(first);
         let (before, last) = (at.x.count - usize::from(at.due), first + at.x.count);
         let (y, y_due) = y[first * d.dv..last * d.dv].split_at_mut(before * d.dv);
