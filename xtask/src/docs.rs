@@ -2,7 +2,7 @@
 //! `<!-- generated: NAME -->` and `<!-- end -->`.
 
 use crate::Result;
-use crate::repo::{cargo, has_extension, root, texts};
+use crate::repo::{has_extension, hecate, root, texts};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -60,8 +60,9 @@ fn begin(name: &str) -> String {
 
 /// What `hecate` prints.
 fn print(arguments: &[&str]) -> Result<String> {
+    let mut command = hecate()?;
     println!("$ hecate {}", arguments.join(" "));
-    let output = cargo().args(["run", "--quiet", "--package", "hecate", "--"]).args(arguments).output()?;
+    let output = command.args(arguments).output()?;
     if !output.status.success() {
         return Err(format!("hecate {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into());
     }

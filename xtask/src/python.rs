@@ -1,7 +1,7 @@
 //! `cargo xtask python`: the Python package as a user gets it: a wheel, installed into a fresh virtual environment,
 //! tested there against NumPy and by scikit-learn's checks of estimators.
 
-use crate::repo::{cargo, root, run as run_command, target};
+use crate::repo::{hecate, root, run as run_command, target};
 use crate::{Result, no_arguments};
 use std::fs;
 use std::path::Path;
@@ -12,11 +12,6 @@ const TOOLS: &[&str] = &["maturin>=1.9,<2", "numpy>=2,<3", "pytest>=8,<10", "myp
 
 /// Makes the model that the tests of `hecate.load` open: two steps on a short text, since any weights will do.
 const TRAIN: &[&str] = &[
-    "run",
-    "--quiet",
-    "--package",
-    "hecate",
-    "--",
     "train",
     "default",
     "train.steps=2",
@@ -60,7 +55,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     // The stubs say exactly what the extension module offers.
     run_command(Command::new(bin.join("python")).args(["-m", "mypy.stubtest", "hecate"]).current_dir(&folder))?;
     let model = folder.join("model");
-    run_command(cargo().args(TRAIN).arg(&model).stdout(Stdio::null()))?;
+    run_command(hecate()?.args(TRAIN).arg(&model).stdout(Stdio::null()))?;
     run_command(
         Command::new(bin.join("python")).args(["-m", "pytest"]).env("HECATE_TEST_MODEL", &model).current_dir(&package),
     )
