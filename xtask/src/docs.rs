@@ -5,6 +5,7 @@ use crate::Result;
 use crate::repo::{has_extension, hecate, root, texts};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
 /// Name of each generated part, the document in which it must appear, and the arguments of `hecate` that print it.
 const GENERATED: &[(&str, &str, &[&str])] = &[
@@ -32,8 +33,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
             return Err(format!("{home} has no line `{}`", begin(name)).into());
         }
     }
+    let program = hecate()?;
     let parts =
-        GENERATED.iter().map(|&(name, _, arguments)| Ok((name, print(arguments)?))).collect::<Result<Parts>>()?;
+        GENERATED.iter().map(|&(name, _, args)| Ok((name, print(&program, args)?))).collect::<Result<Parts>>()?;
     let mut stale = Vec::new();
     for (file, text) in documents {
         let new = replace(&text, &parts).map_err(|e| format!("{}:{e}", file.display()))?;
@@ -59,10 +61,9 @@ fn begin(name: &str) -> String {
 }
 
 /// What `hecate` prints.
-fn print(arguments: &[&str]) -> Result<String> {
-    let mut command = hecate()?;
+fn print(program: &Path, arguments: &[&str]) -> Result<String> {
     println!("$ hecate {}", arguments.join(" "));
-    let output = command.args(arguments).output()?;
+    let output = Command::new(program).args(arguments).output()?;
     if !output.status.success() {
         return Err(format!("hecate {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)).into());
     }

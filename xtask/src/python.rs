@@ -55,7 +55,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     // The stubs say exactly what the extension module offers.
     run_command(Command::new(bin.join("python")).args(["-m", "mypy.stubtest", "hecate"]).current_dir(&folder))?;
     let model = folder.join("model");
-    run_command(hecate()?.args(TRAIN).arg(&model).stdout(Stdio::null()))?;
+    run_command(Command::new(hecate()?).args(TRAIN).arg(&model).current_dir(root()).stdout(Stdio::null()))?;
     run_command(
         Command::new(bin.join("python")).args(["-m", "pytest"]).env("HECATE_TEST_MODEL", &model).current_dir(&package),
     )

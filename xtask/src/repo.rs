@@ -74,18 +74,16 @@ pub fn cargo() -> Command {
     command
 }
 
-/// A command that runs `hecate`, built as `cargo test --workspace` builds it.
+/// Builds `hecate` as `cargo test --workspace` does, and says where it lies.
 ///
 /// Features of dependencies are settled for what is built together: for this package alone, and again where no test is
 /// among the targets, they come out different, and after the tests nearly everything would be compiled once more.
 ///
 /// # Errors
 /// Where it cannot be built.
-pub fn hecate() -> Result<Command> {
+pub fn hecate() -> Result<PathBuf> {
     run(cargo().args(["build", "--quiet", "--workspace", "--bin", "hecate", "--test", "commands"]))?;
-    let mut command = Command::new(target().join("debug").join(format!("hecate{}", std::env::consts::EXE_SUFFIX)));
-    command.current_dir(root());
-    Ok(command)
+    Ok(target().join("debug").join(format!("hecate{}", std::env::consts::EXE_SUFFIX)))
 }
 
 /// Prints a command and runs it.

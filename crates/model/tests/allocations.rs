@@ -81,7 +81,7 @@ fn decode_with_every_rule() {
             let mut decode = decoder();
             decode(100);
             let before = ALLOCATIONS.load(Ordering::Relaxed);
-            decode(200);
+            decode(300);
             assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{name} in {:?}", model.config().blocks[0]);
         }
     }
